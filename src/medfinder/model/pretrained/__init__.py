@@ -1,0 +1,1 @@
+"""One file an encoder that others trained."""
