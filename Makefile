@@ -1,0 +1,64 @@
+# Needs only Python 3.11 or newer with venv and pip. Everything is installed into .venv.
+#
+#   make demo                   install, then the whole pipeline on synthetic CTs, ending in a page
+#   make demo DEMO=--no-serve   the same, ending in printed results
+#   make test                   install what tests need, then lint, types and tests
+#   make bench                  every benchmark (about an hour on two cores)
+#   make lock                   choose newer versions and write them to the lock files
+#
+# PyTorch comes first, as the CPU build. For a GPU build: make TORCH="torch==2.13.0"
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH  ?= torch==2.13.0+cpu
+# Where the CPU build is when the configured package index does not carry it.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+DEMO   ?=
+PYTEST ?=
+
+.PHONY: install demo test lint bench lock clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MedFinder needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.python
+	$(PIP) install "$(TORCH)" || $(PIP) install --index-url $(TORCH_CPU_INDEX) "$(TORCH)"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch requirements/runtime.lock pyproject.toml
+	$(PIP) install --no-deps -r requirements/runtime.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed requirements/test.lock
+	$(PIP) install --no-deps -r requirements/test.lock
+	touch $@
+
+demo: install
+	$(BIN)/medfinder demo $(DEMO)
+
+test: $(VENV)/.tested lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.tested
+	for script in read_preprocess astra index_search findings phantom; do \
+		$(BIN)/python benchmarks/$$script.py || exit 1; \
+	done
+
+lock: $(VENV)/.python
+	$(BIN)/python requirements/lock.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,69 @@
+"""``medfinder index``: studies and an encoder → an index."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfinder.cli.talk import done, emit, progress
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command("index")(index)
+
+
+def index(
+    studies: Annotated[Path, typer.Argument(help="Folder that 'medfinder curate' wrote.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the index; an existing one is brought up to date.")
+    ],
+    encoder: Annotated[
+        str, typer.Option(help="Volume encoder (see 'medfinder list encoders'), or 'none'.")
+    ] = "astra",
+    text_encoder: Annotated[
+        str, typer.Option(help="Encoder of the reports, or 'none'.")
+    ] = "minilm",
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Keep region features, 2 MB a study.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Embed every study and make it searchable.
+
+    Example: medfinder index studies idx --encoder astra
+
+    A run that was stopped goes on where it stopped; a second run embeds only what is new or
+    changed, and drops what the studies no longer hold.
+    """
+    from medfinder.search.build import build_index
+
+    with progress("Embedding volumes") as advance:
+        made = build_index(
+            studies,
+            out,
+            encoder=None if encoder == "none" else encoder,
+            text_encoder=None if text_encoder == "none" else text_encoder,
+            keep_regions=regions,
+            progress=advance,
+        )
+    if json_:
+        emit(
+            {
+                "folder": str(out),
+                "studies": made.n_studies,
+                "embedded": made.n_embedded,
+                "deleted": made.n_deleted,
+                "rejections": made.n_rejections,
+                "duration_s": made.duration_s,
+            }
+        )
+    rejected = (
+        f", {made.n_rejections} could not be read: see {out / 'rejections.parquet'}"
+        if made.n_rejections
+        else ""
+    )
+    done(
+        f"{made.n_studies} studies in {out} ({made.n_embedded} embedded, {made.n_deleted} dropped{rejected})",
+        f'medfinder search {out} "pleural effusion" --k 5',
+    )

@@ -1,0 +1,56 @@
+"""``medfinder list``: what may be named."""
+
+from typing import Annotated
+
+import typer
+
+from medfinder.cli.talk import emit, out
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    names = typer.Typer(help="List what may be named: encoders, findings.", no_args_is_help=True)
+    names.command("encoders")(encoders)
+    names.command("findings")(findings)
+    app.add_typer(names, name="list")
+
+
+def encoders(json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the encoders: streams, dimension, licence, and what each needs."""
+    from medfinder.model.encoder import list_encoders
+
+    infos = list_encoders()
+    if json_:
+        emit(
+            [
+                {
+                    "name": i.name,
+                    "streams": sorted(i.streams),
+                    "dim": i.dim,
+                    "licence": i.licence,
+                    "source": i.source,
+                    "needs": i.needs,
+                }
+                for i in infos
+            ]
+        )
+        return
+    for i in infos:
+        streams = "+".join(sorted(i.streams, reverse=True))
+        out.print(
+            f"{i.name:<12} {streams:<12} {i.dim:>5}  {i.licence:<12} {i.needs}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def findings(json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the findings that 'medfinder search --keyword' knows."""
+    from medfinder.report.vocabulary import vocabulary
+
+    names = vocabulary().names()
+    if json_:
+        emit(names)
+        return
+    for name in names:
+        out.print(name, markup=False)

@@ -1,0 +1,32 @@
+"""``medfinder serve``: an index → REST and a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command("serve")(serve)
+
+
+def serve(
+    index: Annotated[Path, typer.Argument(help="Folder that 'medfinder index' wrote.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8000,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser.")
+    ] = False,
+    allow_remote: Annotated[
+        bool,
+        typer.Option("--allow-remote", help="Listen beyond this machine, without any sign-in."),
+    ] = False,
+) -> None:
+    """Serve the search page and the REST API of an index.
+
+    Example: medfinder serve idx
+    """
+    from medfinder.serve.app import serve as run
+
+    run(index, host=host, port=port, open_browser=open_browser, allow_remote=allow_remote)

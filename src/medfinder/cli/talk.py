@@ -1,0 +1,73 @@
+"""How the command line talks: progress, summaries and errors on stderr, data on stdout."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Items a second, or seconds an item when they are slow."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate as text."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="cyan")
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with rate and time left on stderr; yields ``advance(done, total)``."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say(text: str) -> None:
+    """Print one line of talk to stderr."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def done(summary: str, then: str) -> None:
+    """End a command: what was made, and the command that comes next."""
+    say(summary)
+    say(f"Next: {then}")
+
+
+def emit(value: Any) -> None:
+    """Print a value to stdout as JSON."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print an error to stderr and exit."""
+    err.print(f"medfinder: {message}", markup=False, soft_wrap=True)
+    raise SystemExit(code)

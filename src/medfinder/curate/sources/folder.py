@@ -1,0 +1,135 @@
+"""A folder of NIfTI files and DICOM series, with or without a table of reports.
+
+A row of the table belongs to a volume when it names its file (path or name, with or without
+suffix), its folder, its series or its study. A text file beside a volume, of the same stem, is its
+report too.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medfinder.curate.sources.source import Facts
+from medfinder.curate.tables import Table, read_table
+from medfinder.errors import InputError
+from medfinder.records import Rejection
+from medfinder.volume.read import VolumeRef, find_volumes
+
+_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".zip")
+
+
+def stem(name: str) -> str:
+    """Return a file's name without the suffix of a volume: ``a/ct.nii.gz`` → ``a/ct``."""
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+class FolderSource:
+    """CTs under one folder, any depth.
+
+    Args:
+        root: The folder.
+        reports: CSV, TSV, JSON or JSON Lines table; None for CTs without reports.
+        text: Column of the table that holds the report, where its name is not one of ours.
+
+    Raises:
+        InputError: No such folder, or the table has no column that names a volume.
+    """
+
+    name = "folder"
+
+    def __init__(self, root: Path, reports: Path | None = None, text: str | None = None) -> None:
+        if not root.exists():
+            raise InputError(f"There is no folder at {str(root)!r}. Check the path.")
+        self.root = root
+        self._rows: dict[str, list[int]] = defaultdict(list)
+        self._used: set[int] = set()
+        self._table: Table | None = None
+        if reports is not None:
+            self._table = self._index(read_table(reports, text=text))
+
+    def _index(self, table: Table) -> Table:
+        if not {"file", "study_id", "series_id"} & table.columns.keys():
+            found = ", ".join(table.rows[0])
+            raise InputError(
+                "The table of reports has no column that names a volume. Expected one called file, "
+                f"study_id or series_id; found: {found}. Rename a column."
+            )
+        for number, row in enumerate(table.rows):
+            keys = {table.get(row, name) for name in ("file", "study_id", "series_id")}
+            keys |= {stem(key) for key in keys} | {PurePosixPath(key).name for key in keys}
+            for key in {stem(k) for k in keys if k} | {k for k in keys if k}:
+                self._rows[key].append(number)
+        return table
+
+    def items(self) -> Iterator[VolumeRef | Rejection]:
+        """Walk the folder in a fixed order."""
+        return find_volumes(self.root)
+
+    def facts(self, ref: VolumeRef, tags: Mapping[str, Any]) -> Facts:
+        """Return what table, sidecar and file say of one volume.
+
+        Raises:
+            InputError: Rows of the table that contradict each other claim this volume.
+        """
+        cells: dict[str, str] = {}
+        row = self._row(ref, tags)
+        if row is not None and self._table is not None:
+            cells = {name: self._table.get(row, name) for name in self._table.columns}
+        if not cells.get("text"):
+            cells["text"] = _sidecar(ref.path)
+        return Facts.merge(cells, tags, fallback_id=stem(ref.item.split("#")[0]))
+
+    def _row(self, ref: VolumeRef, tags: Mapping[str, Any]) -> Mapping[str, str] | None:
+        if self._table is None:
+            return None
+        item = PurePosixPath(ref.item.split("#")[0])
+        keys = [
+            str(item),
+            stem(str(item)),
+            ref.series_id or "",
+            str(tags.get("study_id") or ""),
+            *(str(parent) for parent in item.parents if str(parent) != "."),
+            stem(item.name),
+            *(parent.name for parent in item.parents if parent.name),
+        ]
+        for key in keys:
+            numbers = self._rows.get(key) if key else None
+            if not numbers:
+                continue
+            rows = [self._table.rows[n] for n in numbers]
+            self._used.update(numbers)
+            if any(row != rows[0] for row in rows[1:]):
+                raise InputError(
+                    f"{len(rows)} rows of the table name this volume and differ. Keep one.",
+                    rule="ambiguous-report",
+                )
+            return rows[0]
+        return None
+
+    def leftovers(self) -> Iterator[Rejection]:
+        """Yield a rejection for every row of the table that no volume claimed."""
+        if self._table is None:
+            return
+        for number, row in enumerate(self._table.rows):
+            if number not in self._used:
+                named = next(
+                    v
+                    for n in ("file", "study_id", "series_id")
+                    if (v := self._table.get(row, n) or "-")
+                )
+                yield Rejection(
+                    f"row {number + 2}: {named}",
+                    "volume-missing",
+                    "The table lists this study, but no volume in the folder belongs to it.",
+                )
+
+
+def _sidecar(path: Path) -> str:
+    text = path.parent / (stem(path.name) + ".txt")
+    if path.is_file() and text.is_file() and text.stat().st_size < 2**20:
+        return text.read_text(encoding="utf-8", errors="replace")
+    return ""

@@ -1,0 +1,334 @@
+"""A query and an index → hits, each with its reasons.
+
+The one way to search: the command line, the service and the benchmark all come through here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.embed import Embedder
+from medfinder.errors import InputError
+from medfinder.index.store import Index
+from medfinder.records import Finding, Hit, Report, Study, Why
+from medfinder.report.findings import extract_findings
+from medfinder.report.parse import parse_report
+from medfinder.report.vocabulary import vocabulary
+from medfinder.search.explain import matched_sentences, matched_terms, query_terms
+from medfinder.search.hybrid import reciprocal_rank_fusion
+from medfinder.volume.volume import Volume
+
+MAX_K = 1000
+_DEPTH = 100  # how far each ranker is read before fusing; measured recall hardly grows beyond
+
+Ranking = list[tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Query:
+    """What is asked, in the forms that rankers understand."""
+
+    text: str = ""
+    keywords: tuple[str, ...] = ()
+    wanted: tuple[Finding, ...] = ()
+    volume_vector: npt.NDArray[np.float32] | None = None
+    report_vector: npt.NDArray[np.float32] | None = None
+
+
+class Finder:
+    """Search over one index.
+
+    Args:
+        index: The index.
+        encoders: Stream → embedder, for tests and for encoders of one's own; the index's own
+            encoders are loaded on first need otherwise.
+    """
+
+    def __init__(self, index: Index, encoders: Mapping[str, Embedder] | None = None) -> None:
+        self.index = index
+        self._encoders = dict(encoders or {})
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        volume: Volume | None = None,
+        report: str | None = None,
+        keyword: str | Sequence[str] | None = None,
+        study_id: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        exclude_same_patient: bool = True,
+    ) -> list[Hit]:
+        """Return the `k` studies that match best, best first.
+
+        Give one of `text`, `volume`, `report` and `study_id`; `keyword` may stand alone or
+        narrow any of them.
+
+        Args:
+            text: A sentence, in English or Spanish; "nodule without effusion" asks for the one
+                and against the other.
+            volume: A CT; its nearest neighbours in the volume encoder's space are returned.
+            report: A whole report.
+            keyword: Findings that a hit's report must affirm; "no effusion" in a report is not
+                an effusion. A finding includes its kinds: "nodule" finds "multiple nodules".
+            study_id: More like this study of the index.
+            k: 1 to 1000.
+            where: SQL condition over the index's facets, such as ``"sex = 'F' AND age >= 50"``.
+            exclude_same_patient: With `study_id`, leave out all studies of its patient.
+
+        Raises:
+            InputError: No query or several, a `k` out of range, a `where` that is not SQL over
+                the facets, or a query that the index has no vectors for.
+            UnknownName: A keyword outside the vocabulary, or no such study.
+        """
+        given = [
+            n
+            for n, v in (
+                ("text", text),
+                ("volume", volume),
+                ("report", report),
+                ("study_id", study_id),
+            )
+            if v is not None
+        ]
+        if len(given) > 1:
+            raise InputError(f"Give one query, got {len(given)}: {', '.join(given)}.")
+        keywords = _keywords(keyword)
+        if not given and not keywords:
+            raise InputError("Give a query: a text, a keyword, a report, a volume or a study.")
+        if not 1 <= k <= MAX_K:
+            raise InputError(f"k must lie between 1 and {MAX_K}, got {k}.")
+        if volume is not None:
+            query = self._volume_query(volume)
+        elif study_id is not None:
+            query, where = self._study_query(study_id, where, exclude_same_patient)
+        elif report is not None:
+            query = self._report_query(report)
+        elif text is not None:
+            query = self._text_query(text)
+        else:
+            query = _Query()
+        query = dataclasses.replace(query, keywords=keywords)
+        return self._rank(query, k, self._narrow(where, keywords))
+
+    def status(self) -> dict[str, Any]:
+        """Return counts and encoders, for a page or a health check."""
+        return {"n_studies": self.index.count(), "encoders": dict(self.index.model_ids)}
+
+    # -- queries -----------------------------------------------------------------
+
+    def _text_query(self, text: str) -> _Query:
+        if not text.strip():
+            raise InputError("The query is empty. Write a sentence or a finding.")
+        return _Query(
+            text=text,
+            wanted=extract_findings(text),
+            report_vector=self._embed_text("report", text),
+            volume_vector=self._embed_joint(text),
+        )
+
+    def _report_query(self, report: str) -> _Query:
+        parsed = parse_report(report)
+        text = parsed.impression_text or parsed.findings_text or parsed.text
+        return _Query(
+            text=parsed.text,
+            wanted=extract_findings(parsed),
+            report_vector=self._embed_text("report", parsed.text),
+            volume_vector=self._embed_joint(text),
+        )
+
+    def _volume_query(self, volume: Volume) -> _Query:
+        embedder = self._embedder("volume")
+        if embedder is None:
+            raise InputError(
+                "This index has no volume vectors. Build one with 'medfinder index --encoder NAME'."
+            )
+        return _Query(volume_vector=embedder.embed_volume(volume))
+
+    def _study_query(
+        self, study_id: str, where: str | None, exclude_same_patient: bool
+    ) -> tuple[_Query, str | None]:
+        (study,) = self.index.studies([study_id])
+        excluded = (
+            f"patient_id != {_sql(study.patient_id)}"
+            if exclude_same_patient
+            else f"study_id != {_sql(study_id)}"
+        )
+        query = _Query(
+            text=study.report.text if study.report else "",
+            wanted=tuple(study.findings),
+            volume_vector=self._stored("volume", study_id),
+            report_vector=self._stored("report", study_id),
+        )
+        return query, f"({where}) AND {excluded}" if where else excluded
+
+    def _stored(self, stream: str, study_id: str) -> npt.NDArray[np.float32] | None:
+        if stream not in self.index.model_ids:
+            return None
+        return self.index.vectors(stream, [study_id])[0]
+
+    # -- encoders ----------------------------------------------------------------
+
+    def _embedder(self, stream: str) -> Embedder | None:
+        if stream not in self.index.model_ids:
+            return None
+        if stream not in self._encoders:
+            embedder = Embedder(self.index.encoder_names[stream])
+            self.index.check_model(stream, embedder.model_id)
+            self._encoders[stream] = embedder
+        return self._encoders[stream]
+
+    def _embed_text(self, stream: str, text: str) -> npt.NDArray[np.float32] | None:
+        embedder = self._embedder(stream)
+        return None if embedder is None else embedder.embed_texts([text]).vectors[0]
+
+    def _embed_joint(self, text: str) -> npt.NDArray[np.float32] | None:
+        """Return the text's place in the volumes' space, where their encoder reads text too."""
+        if not self.has_joint_space:
+            return None
+        return self._embed_text("volume", text)
+
+    @cached_property
+    def has_joint_space(self) -> bool:
+        """Whether the volume encoder of this index embeds text into the same space."""
+        embedder = self._embedder("volume")
+        return embedder is not None and "text" in embedder.info.streams
+
+    # -- ranking -----------------------------------------------------------------
+
+    def _narrow(self, where: str | None, keywords: tuple[str, ...]) -> str | None:
+        parts = [f"({where})"] if where else []
+        for name in keywords:
+            kinds = ", ".join(_sql(n) for n in sorted({name, *vocabulary().descendants(name)}))
+            parts.append(f"array_has_any(findings_present, [{kinds}])")
+        return " AND ".join(parts) or None
+
+    def _rank(self, query: _Query, k: int, where: str | None) -> list[Hit]:
+        depth = max(_DEPTH, k)
+        rankers: dict[str, Callable[[], Ranking]] = {}
+        if query.text:
+            rankers["bm25"] = lambda: self.index.search_text(query.text, depth, where)
+        if query.report_vector is not None:
+            vector = query.report_vector
+            rankers["report"] = lambda: self.index.search_vector("report", vector, depth, where)
+        if query.volume_vector is not None:
+            place = query.volume_vector
+            rankers["volume"] = lambda: self.index.search_vector("volume", place, depth, where)
+        if query.wanted:
+            rankers["findings"] = lambda: self._rank_findings(query.wanted, depth, where)
+        rankings = {name: rank() for name, rank in rankers.items()}
+        if not rankings:  # keywords alone
+            rankings["findings"] = self._rank_keywords(query.keywords, depth, where)
+        if len(rankings) == 1:
+            ((_, fused),) = rankings.items()
+        else:
+            fused = reciprocal_rank_fusion({n: [i for i, _ in r] for n, r in rankings.items()})
+        fused = fused[:k]
+        parts = {name: dict(ranking) for name, ranking in rankings.items()}
+        studies = {s.study_id: s for s in self.index.studies([i for i, _ in fused])}
+        return [
+            Hit(
+                rank=rank,
+                study_id=study_id,
+                score=float(score),
+                why=_why(
+                    query,
+                    studies[study_id],
+                    {n: p[study_id] for n, p in parts.items() if study_id in p},
+                ),
+                study=studies[study_id],
+            )
+            for rank, (study_id, score) in enumerate(fused, start=1)
+            if study_id in studies
+        ]
+
+    def _rank_findings(self, wanted: Iterable[Finding], depth: int, where: str | None) -> Ranking:
+        """Rank by agreement of findings: affirmed ones sought, denied ones shunned."""
+        present = tuple(dict.fromkeys(f for f in wanted if f.status != "absent"))
+        absent = tuple(dict.fromkeys(f.name for f in wanted if f.status == "absent"))
+        if not present:
+            return []
+        names = {n for f in present for n in (f.name, *vocabulary().descendants(f.name))}
+        ids = self.index.search_findings(sorted(names), k=10 * depth, where=where)
+        scored = []
+        for study in self.index.studies([i for i, _ in ids]):
+            scored.append((study.study_id, _agreement(present, absent, study)))
+        return sorted(scored, key=lambda item: (-item[1], item[0]))[:depth]
+
+    def _rank_keywords(self, keywords: tuple[str, ...], depth: int, where: str | None) -> Ranking:
+        wanted = tuple(Finding(name, None, "present") for name in keywords)
+        return self._rank_findings(wanted, depth, where)
+
+
+def open_index(folder: str | Path) -> Finder:
+    """Open the index that ``medfinder index`` wrote to `folder`, ready to search.
+
+    Raises:
+        InputError: No such folder.
+        Incomplete: The index is not finished; run ``medfinder index`` again.
+    """
+    return Finder(Index.open(Path(folder)))
+
+
+def _keywords(keyword: str | Sequence[str] | None) -> tuple[str, ...]:
+    if keyword is None:
+        return ()
+    words = [keyword] if isinstance(keyword, str) else list(keyword)
+    return tuple(dict.fromkeys(vocabulary().resolve(word) for word in words))
+
+
+def _agreement(present: Iterable[Finding], absent: Iterable[str], study: Study) -> float:
+    """Return how well a study's findings answer the wanted ones, about -1 to 1.
+
+    A wanted finding counts 1 when affirmed and ½ when uncertain; ¼ is added or taken for a side
+    or place that agrees or contradicts; a shunned finding that is affirmed counts -1. The sum is
+    divided by the number asked for.
+    """
+    by_name: dict[str, list[Finding]] = {}
+    for finding in study.findings:
+        for name in (finding.name, *vocabulary().ancestors(finding.name)):
+            by_name.setdefault(name, []).append(finding)
+    total, n = 0.0, 0
+    for want in present:
+        n += 1
+        best = 0.0
+        for have in by_name.get(want.name, ()):
+            if have.status == "absent":
+                continue
+            score = 1.0 if have.status == "present" else 0.5
+            for asked, got in ((want.laterality, have.laterality), (want.location, have.location)):
+                if asked and got:
+                    agrees = asked == got or "bilateral" in (asked, got)
+                    score += 0.25 if agrees else -0.25
+            best = max(best, score)
+        total += best
+    for name in absent:
+        n += 1
+        if any(f.status == "present" for f in by_name.get(name, ())):
+            total -= 1.0
+    return total / n
+
+
+def _why(query: _Query, study: Study, parts: Mapping[str, float]) -> Why:
+    report: Report | None = study.report
+    names = {f.name for f in query.wanted if f.status != "absent"} | set(query.keywords)
+    wide = names | {n for name in names for n in vocabulary().descendants(name)}
+    found = [f for f in study.findings if f.status == "present" and f.name in wide]
+    words = query_terms(query.text) if report else ()
+    terms = tuple(
+        dict.fromkeys(
+            [*matched_terms(words, report.text if report else ""), *(f.name for f in found)]
+        )
+    )
+    shown = matched_sentences(words, report.text, found) if report and (words or found) else ()
+    return Why(parts=dict(parts), terms=terms, sentences=shown)
+
+
+def _sql(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
