@@ -1,0 +1,63 @@
+import pytest
+
+from medfinder.curate.pseudonym import pseudonym, safe_id
+from medfinder.curate.sources.source import Facts, parse_age, parse_date, parse_sex
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [
+        ("53", 53),
+        ("053Y", 53),
+        ("53.0", 53),
+        ("18M", 1),
+        (" 7 y", 7),
+        ("130", None),
+        ("?", None),
+        (None, None),
+    ],
+)
+def test_an_age_is_read_in_years(text: str | None, years: int | None) -> None:
+    assert parse_age(text) == years
+
+
+@pytest.mark.parametrize(
+    ("text", "iso"),
+    [
+        ("20200301", "2020-03-01"),
+        ("2020-03-01", "2020-03-01"),
+        ("1/3/2020", "2020-03-01"),
+        ("2020-03-01T10:00:00", "2020-03-01"),
+        ("20201301", None),
+        ("", None),
+    ],
+)
+def test_a_date_is_read_as_iso(text: str, iso: str | None) -> None:
+    assert parse_date(text) == iso
+
+
+@pytest.mark.parametrize(
+    ("text", "sex"), [("F", "F"), ("mujer", "F"), ("Male", "M"), ("H", "M"), ("O", None)]
+)
+def test_sex_is_read_in_both_languages(text: str, sex: str | None) -> None:
+    assert parse_sex(text) == sex
+
+
+def test_the_table_wins_over_the_file() -> None:
+    facts = Facts.merge(
+        {"age": "40", "sex": "", "split": "Validation"}, {"age": 50, "sex": "F"}, "x"
+    )
+    assert (facts.age, facts.sex, facts.split) == (40, "F", "val")
+
+
+def test_a_pseudonym_is_stable_and_follows_kind_and_key() -> None:
+    assert pseudonym("P", "123") == pseudonym("P", " 123 ")
+    assert len({pseudonym("P", "123"), pseudonym("S", "123"), pseudonym("P", "123", "k")}) == 3
+    assert "123" not in pseudonym("P", "123")
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"), [("a b/c", "a_b_c"), ("../../x", "x"), ("", "_"), ("ñandú", "and")]
+)
+def test_an_id_is_fit_for_a_file_name_and_a_url(text: str, safe: str) -> None:
+    assert safe_id(text) == safe
