@@ -1,1 +1,1 @@
-"""See the modules."""
+"""The index as a service: REST under ``/v1`` and the page that uses it."""
