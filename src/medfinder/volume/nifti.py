@@ -86,9 +86,7 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
             if compressed:
                 buffer, note = _gunzip(raw, layout.end)
                 notes += note
-                values = np.frombuffer(
-                    buffer, layout.dtype, math.prod(layout.shape), layout.offset
-                )
+                values = np.frombuffer(buffer, layout.dtype, math.prod(layout.shape), layout.offset)
             else:
                 _check_end(layout, size)
                 values = np.memmap(
@@ -196,7 +194,9 @@ def _first_bytes(raw: mmap.mmap) -> bytes:
     try:
         return zlib.decompressobj(31).decompress(raw[: 2**16], 544)
     except zlib.error:
-        raise _unreadable("corrupt", "its first bytes are no gzip stream", "Fetch it again.") from None
+        raise _unreadable(
+            "corrupt", "its first bytes are no gzip stream", "Fetch it again."
+        ) from None
 
 
 def _layout(start: bytes) -> _Layout:
@@ -222,7 +222,9 @@ def _layout(start: bytes) -> _Layout:
         )
     if magic not in (b"n+1", b"n+2"):
         raise _unreadable(
-            "not-nifti", "it lacks NIfTI's magic (an ANALYZE file tells no orientation)", "Convert it to NIfTI."
+            "not-nifti",
+            "it lacks NIfTI's magic (an ANALYZE file tells no orientation)",
+            "Convert it to NIfTI.",
         )
     shape = _shape([int(n) for n in header["dim"]])
     code = int(header["datatype"])
@@ -237,7 +239,9 @@ def _layout(start: bytes) -> _Layout:
     first = HEADER_BYTES[length]
     if not (math.isfinite(offset) and offset == int(offset) and first <= offset <= BIG_BYTES):
         raise _unreadable(
-            "bad-header", f"vox_offset is {offset:g}, expected {first} to {BIG_BYTES}", "Convert it again."
+            "bad-header",
+            f"vox_offset is {offset:g}, expected {first} to {BIG_BYTES}",
+            "Convert it again.",
         )
     if math.prod(shape) > MAX_VOXELS:
         raise _unreadable(
@@ -362,14 +366,18 @@ def _gunzip_stream(raw: mmap.mmap, n_bytes: int) -> tuple[Any, tuple[str, ...]]:
                     break
                 done += got
         except EOFError:
-            raise _unreadable("truncated", "its gzip stream stops early", "Fetch it again.") from None
+            raise _unreadable(
+                "truncated", "its gzip stream stops early", "Fetch it again."
+            ) from None
         except (OSError, zlib.error, igzip.isal_zlib.error):
             raise _unreadable(
                 "corrupt", "its gzip stream is damaged (CRC or code)", "Fetch it again."
             ) from None
         if done < n_bytes:
             raise _unreadable(
-                "truncated", f"it holds {done} bytes, its header declares {n_bytes}", "Fetch it again."
+                "truncated",
+                f"it holds {done} bytes, its header declares {n_bytes}",
+                "Fetch it again.",
             )
         return buffer, _tail(stream, igzip)
 

@@ -1,0 +1,294 @@
+"""A `Volume` and an encoder's `PreprocessConfig` → the array that the encoder takes.
+
+Order of steps, each optional: crop to the foreground, resample, centre-pad or centre-crop, window.
+Values are averaged in HU first and windowed after, as the encoders' own pipelines do; the two do
+not commute where a window clips. Crop, resampling and window are one pass over the stored
+integers: no float copy of the volume is made. Nothing here knows an encoder.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.errors import ConfigError, GeometryError
+from medfinder.volume.resample import Grid, Interpolation, Taps, area, identity, linear
+from medfinder.volume.volume import Volume
+
+MAX_OUTPUT_VALUES = 2**29
+NATIVE = ("int16", "uint16", "float32")  # what the kernels are compiled for; others are converted
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """What an encoder asks of its input; every length along (D, H, W), every value in HU.
+
+    Attributes:
+        foreground_above_hu: Crop to the bounding box of voxels above this HU (strictly);
+            "minimum" crops to voxels above the volume's own minimum; None keeps all. A volume
+            without such a voxel is kept whole.
+        spacing_mm: Resample to this voxel spacing; `size` then pads or crops about the centre.
+        size: Voxels of the result. Without `spacing_mm` the (cropped) volume is stretched to it.
+        interpolation: "area" averages what an output covers (`medfinder.volume.resample.area`),
+            "trilinear" blends the nearest eight and so aliases when it shrinks.
+        grid: Of "trilinear": which points of the two grids coincide (`resample.linear`).
+        scaling: "window" maps each of `windows_hu` to `output_range`, one channel each;
+            "minmax" maps the whole volume's minimum and maximum (before the crop), one channel.
+        windows_hu: (low, high) of each channel.
+        output_range: What low and high become; values beyond are clipped.
+        pad_hu: Value of voxels outside the volume, windowed like any other.
+        dtype: Of the result; "uint8" is for caching: `output_range` must be (0, 255), rounded.
+    """
+
+    foreground_above_hu: float | Literal["minimum"] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    size: tuple[int, int, int] | None = None
+    interpolation: Interpolation = "area"
+    grid: Grid = "edges"
+    scaling: Literal["window", "minmax"] = "window"
+    windows_hu: tuple[tuple[float, float], ...] = ((-1000.0, 1000.0),)
+    output_range: tuple[float, float] = (0.0, 1.0)
+    pad_hu: float = -1000.0
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+
+    def __post_init__(self) -> None:
+        threshold = self.foreground_above_hu
+        if threshold is not None and threshold != "minimum":
+            _require(_finite(threshold), "foreground_above_hu", threshold, "a number or 'minimum'")
+        if self.spacing_mm is not None:
+            good = len(self.spacing_mm) == 3 and all(_finite(s) and s > 0 for s in self.spacing_mm)
+            _require(good, "spacing_mm", self.spacing_mm, "three lengths above 0")
+        if self.size is not None:
+            good = len(self.size) == 3 and all(isinstance(n, int) and n > 0 for n in self.size)
+            _require(good, "size", self.size, "three whole numbers above 0")
+        choices = (("interpolation", ("area", "trilinear")), ("grid", ("edges", "centres")),
+                   ("scaling", ("window", "minmax")), ("dtype", ("float32", "float16", "uint8")))  # fmt: skip
+        for name, known in choices:
+            value = getattr(self, name)
+            _require(value in known, name, value, "one of " + ", ".join(known))
+        good = len(self.windows_hu) > 0 and all(_rising(w) for w in self.windows_hu)
+        _require(good, "windows_hu", self.windows_hu, "at least one (low, high) with low < high")
+        _require(_rising(self.output_range), "output_range", self.output_range, "low < high")
+        if self.dtype == "uint8":
+            good = tuple(self.output_range) == (0.0, 255.0)
+            _require(good, "output_range", self.output_range, "(0, 255) where dtype is uint8")
+        _require(_finite(self.pad_hu), "pad_hu", self.pad_hu, "a finite number")
+
+    @property
+    def n_channels(self) -> int:
+        """Length of the result's first axis."""
+        return len(self.windows_hu) if self.scaling == "window" else 1
+
+
+def preprocess(
+    volume: Volume, config: PreprocessConfig, *, n_threads: int | None = None
+) -> npt.NDArray[Any]:
+    """Turn a volume into an encoder's input.
+
+    Args:
+        volume: Read, never copied whole unless its type is none of int16, uint16 and float32 or
+            its view leaves out voxels.
+        n_threads: None for every core this process may use. The result does not depend on it.
+
+    Returns:
+        C-contiguous (channels, D, H, W) of ``config.dtype``, in ``config.output_range``.
+
+    Raises:
+        GeometryError: The result would be larger than MAX_OUTPUT_VALUES.
+
+    Source:
+        Encoders' contracts are combinations of the config: Astra crops above -1000 HU and
+        resizes by area; Merlin resamples with ``grid="centres"`` and pads; the published MedFinder
+        recipe is ``foreground_above_hu="minimum"``, ``scaling="minmax"``, size (96, 224, 224).
+    """
+    from medfinder.volume.kernels import resample_slab
+
+    n_threads = n_threads or _n_cores()
+    values, order, mirrored = _memory_order(volume.stored)
+    span = _span_hu(volume, values, n_threads) if _needs_span(config) else (0.0, 0.0)
+    box = _foreground(values, volume, config, span)
+
+    taps: list[Taps] = []
+    shape: list[int] = []
+    where: list[slice] = []
+    for memory_axis, axis in enumerate(order):
+        low, high = box[memory_axis]
+        one = _taps(high - low, volume.spacing_mm[axis], axis, config)
+        size = config.size[axis] if config.size else len(one)
+        if len(one) > size:  # centre crop
+            start = len(one) // 2 - size // 2
+            one = one.part(start, start + size)
+        before = (size - len(one)) // 2  # centre pad
+        where.append(slice(before, before + len(one)))
+        shape.append(size)
+        if mirrored[memory_axis]:  # outputs keep their order, inputs run the other way
+            one = one.mirrored(high - low)
+        taps.append(one.shifted(low))
+
+    n_values = config.n_channels * math.prod(shape)
+    if n_values > MAX_OUTPUT_VALUES:
+        raise GeometryError(
+            f"Resampling to spacing_mm={config.spacing_mm} would give {n_values} values, at most "
+            f"{MAX_OUTPUT_VALUES} are made. Check the volume's spacing or set size.",
+            rule="too-large",
+        )
+    gains, offsets = _lines(volume, config, span)
+    low, high = config.output_range
+    out = np.empty((config.n_channels, *shape), config.dtype)
+    if any(s.stop - s.start < n for s, n in zip(where, shape, strict=True)):
+        windows = config.windows_hu if config.scaling == "window" else (span,)
+        for channel, (window_low, window_high) in zip(out, windows, strict=True):
+            part = (config.pad_hu - window_low) / max(window_high - window_low, 1e-6)
+            channel[...] = _typed(np.clip(low + part * (high - low), low, high), config.dtype)
+    target = out[:, where[0], where[1], where[2]]
+
+    def fill(start: int, stop: int) -> None:
+        piece = target[:, start:stop]
+        direct = config.dtype == "float32"
+        made = piece if direct else np.empty(piece.shape, np.float32)
+        a = taps[0].part(start, stop)
+        resample_slab(
+            values, a.starts, a.weights, taps[1].starts, taps[1].weights,
+            taps[2].starts, taps[2].weights, gains, offsets, low, high, made,
+        )  # fmt: skip
+        if not direct:
+            piece[...] = _typed(made, config.dtype)
+
+    _in_threads(fill, len(taps[0]), n_threads)
+    back = tuple(1 + order.index(axis) for axis in range(3))
+    return np.ascontiguousarray(out.transpose(0, *back))
+
+
+def _memory_order(
+    stored: npt.NDArray[Any],
+) -> tuple[npt.NDArray[Any], tuple[int, ...], tuple[bool, ...]]:
+    """Return a C-contiguous read-only array, and how its axes relate to (D, H, W).
+
+    Axes are sorted by stride and mirrored back to rising addresses, which undoes `canonical`: a
+    volume straight from a reader is not copied.
+    """
+    stored = np.asarray(stored)
+    order = tuple(sorted(range(3), key=lambda a: (-abs(stored.strides[a]), a)))
+    view = stored.transpose(order)
+    mirrored = tuple(stride < 0 for stride in view.strides)
+    view = view[tuple(slice(None, None, -1 if m else 1) for m in mirrored)]
+    if view.dtype.name not in NATIVE or not view.dtype.isnative:
+        small = view.dtype.kind in "iub" and view.dtype.itemsize == 1
+        view = view.astype(np.int16 if small else np.float32)
+    values = np.ascontiguousarray(view).view()
+    values.setflags(write=False)  # one compiled version, whoever owns the array
+    return values, order, mirrored
+
+
+def _needs_span(config: PreprocessConfig) -> bool:
+    return config.scaling == "minmax" or config.foreground_above_hu == "minimum"
+
+
+def _span_hu(volume: Volume, values: npt.NDArray[Any], n_threads: int) -> tuple[float, float]:
+    ends: list[float] = []
+
+    def scan(start: int, stop: int) -> None:
+        part = values[start:stop]
+        ends.extend((float(part.min()), float(part.max())))
+
+    _in_threads(scan, len(values), n_threads)
+    hu = [end * volume.slope + volume.intercept for end in (min(ends), max(ends))]
+    return min(hu), max(hu)
+
+
+def _foreground(
+    values: npt.NDArray[Any], volume: Volume, config: PreprocessConfig, span: tuple[float, float]
+) -> list[tuple[int, int]]:
+    """Return [start, stop) along each axis in memory order."""
+    whole = [(0, n) for n in values.shape]
+    threshold = config.foreground_above_hu
+    if threshold is None or volume.slope == 0:
+        return whole
+    from medfinder.volume.kernels import foreground_bounds
+
+    hu = span[0] if threshold == "minimum" else float(threshold)
+    limit = (hu - volume.intercept) / volume.slope
+    a0, a1, b0, b1, c0, c1 = foreground_bounds(values, limit, volume.slope > 0)
+    return [(a0, a1), (b0, b1), (c0, c1)] if a1 > a0 else whole
+
+
+def _taps(n: int, spacing_mm: float, axis: int, config: PreprocessConfig) -> Taps:
+    if config.spacing_mm is not None:
+        step = config.spacing_mm[axis] / spacing_mm
+        if config.grid == "centres" and config.interpolation == "trilinear":
+            n_out = int(np.round((n - 1) / step + 1))
+        else:
+            n_out = max(int(np.round(n / step)), 1)
+        if n_out > MAX_OUTPUT_VALUES:
+            raise GeometryError(
+                f"Resampling to spacing_mm={config.spacing_mm} would give {n_out} voxels along "
+                "one axis. Check the volume's spacing.",
+                rule="too-large",
+            )
+    elif config.size is not None:
+        n_out = config.size[axis]
+        ends = config.grid == "centres" and n_out > 1
+        step = (n - 1) / (n_out - 1) if ends else n / n_out
+    else:
+        return identity(n)
+    if config.interpolation == "area":
+        return area(n, n_out)
+    return linear(n, n_out, step, config.grid)
+
+
+def _lines(
+    volume: Volume, config: PreprocessConfig, span: tuple[float, float]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return gain and offset of each channel, from stored values to `output_range`."""
+    low, high = config.output_range
+    windows: Sequence[tuple[float, float]] = (
+        config.windows_hu if config.scaling == "window" else (span,)
+    )
+    gains = [(high - low) / (b - a) if b > a else 0.0 for a, b in windows]
+    offsets = [
+        low + gain * (volume.intercept - a) for gain, (a, _) in zip(gains, windows, strict=True)
+    ]
+    return (
+        np.asarray([gain * volume.slope for gain in gains], np.float32),
+        np.asarray(offsets, np.float32),
+    )
+
+
+def _typed(values: Any, dtype: str) -> npt.NDArray[Any]:
+    return np.asarray(np.rint(values) if dtype == "uint8" else values).astype(dtype)
+
+
+def _in_threads(work: Any, n: int, n_threads: int) -> None:
+    """Call ``work(start, stop)`` over [0, n) in pieces; four a thread, to even out the load."""
+    n_pieces = min(n, 4 * n_threads)
+    if n_threads == 1 or n_pieces == 1:
+        work(0, n)
+        return
+    cuts = [n * i // n_pieces for i in range(n_pieces + 1)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        for done in [pool.submit(work, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]:
+            done.result()
+
+
+def _n_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rising(pair: Sequence[float]) -> bool:
+    return len(pair) == 2 and all(map(_finite, pair)) and pair[0] < pair[1]
+
+
+def _require(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise ConfigError(f"Setting preprocess.{name} is {value!r}; expected {expected}.")
