@@ -415,7 +415,7 @@ def _header(path: Path, raw: dict[str, Any]) -> Header:
                 out[name] = values[0]
     if "n_frames" in out:
         try:
-            out["n_frames"] = int(out["n_frames"].split("\\")[0] or 1)
+            out["n_frames"] = max(1, int(out["n_frames"].split("\\")[0] or 1))
         except ValueError:
             raise UnreadableVolume(
                 "The header's number of frames is not a number. Export the series again.",

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfinder.errors import MissingExtra, UnreadableVolume
-from medfinder.volume.checks import CheckConfig, check_size
+from medfinder.volume.checks import CheckConfig, check_rescale, check_size
 from medfinder.volume.header import DEFLATED_LE, UNDEFINED, Header, inflate
 
 _DTYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "u2", (16, 1): "i2", (32, 0): "u4", (32, 1): "i4"}
@@ -58,7 +58,7 @@ def load_pixels(
 
     Raises:
         UnreadableVolume: Rules ``too-large``, ``truncated``, ``corrupt``, ``unsupported-pixels``,
-            ``unreadable``.
+            ``bad-rescale``, ``unreadable``.
     """
     first = slices[0]
     shape = (len(slices), first.rows, first.columns)
@@ -141,12 +141,7 @@ def _check_format(s: Header) -> None:
             f"{s.high_bit}, of {s.bits_allocated} allocated. Export the series again.",
             rule="corrupt",
         )
-    if not (np.isfinite(s.slope) and np.isfinite(s.intercept)) or s.slope == 0:
-        raise UnreadableVolume(
-            f"The rescale cannot be used: slope {s.slope:g}, intercept {s.intercept:g}; expected "
-            "finite numbers and a slope other than 0. Export the series again.",
-            rule="corrupt",
-        )
+    check_rescale(s.slope, s.intercept)
 
 
 def _truncated(expected: int, got: int) -> UnreadableVolume:

@@ -16,7 +16,14 @@ from medfinder.volume.checks import CheckConfig, check_volume
 from medfinder.volume.dicom import Series, find_series, read_entry, read_series
 from medfinder.volume.header import Header
 from medfinder.volume.series import group_series
-from medfinder.volume.tree import DICOM_SUFFIXES, Entry, is_nifti_name, printable, walk
+from medfinder.volume.tree import (
+    DICOM_SUFFIXES,
+    UNSUPPORTED_SUFFIXES,
+    Entry,
+    is_nifti_name,
+    printable,
+    walk,
+)
 from medfinder.volume.volume import Volume
 
 
@@ -65,6 +72,16 @@ def read_volume(
         raise InputError(
             "There is no such file or folder. Check the path that was given.", rule="nothing-found"
         )
+    if (
+        path.is_file()
+        and path.suffix.lower() in UNSUPPORTED_SUFFIXES
+        and not is_nifti_name(path.name)
+    ):
+        raise UnreadableVolume(
+            f"Files of kind {path.suffix.lower()} are not read: expected NIfTI (.nii, .nii.gz) or "
+            "DICOM. Convert it, or unpack it.",
+            rule="unsupported-format",
+        )
     if path.is_file() and is_nifti_name(path.name):
         volume = _read_nifti(path)
     else:
@@ -100,7 +117,7 @@ def find_volumes(root: str | Path) -> Iterator[VolumeRef | Rejection]:
     """Walk a tree and yield every candidate volume and every object that cannot be one.
 
     Only headers are read; whether a candidate is a sound CT is told by `read_ref`. Each folder
-    directly below `root` is a unit: its DICOM files are grouped by series wherever in it they lie,
+    directly below `root` (or below the one folder that wraps all) is a unit: its DICOM files are grouped by series wherever in it they lie,
     and its results come as soon as it is read. The order depends on names alone.
 
     Passed over quietly: DICOMDIR, tables, texts, pictures, hidden files.
@@ -117,17 +134,33 @@ def find_volumes(root: str | Path) -> Iterator[VolumeRef | Rejection]:
         root_dir, entries = root.parent, iter([_single(root)])
     else:
         root_dir, entries = root, None
+    depth = _wrapping(root_dir)
     told: list[Rejection] = []
     unit: list[Entry] = []
     name: str | None = None
     for entry in entries or walk(root_dir, told.append):
-        here = entry.item.split("/", 1)[0] if "/" in entry.item else ""
+        parts = entry.item.split("/")
+        here = parts[depth] if len(parts) > depth + 1 else ""
         if name is not None and here != name:
             yield from _unit(root_dir, unit, told)
             unit, told[:] = [], []
         name = here
         unit.append(entry)
     yield from _unit(root_dir, unit, told)
+
+
+def _wrapping(root: Path) -> int:
+    """Count the folders that hold one folder and nothing else, from `root` down."""
+    folder, depth = root, 0
+    while depth < 32:
+        try:
+            names = [p for p in folder.iterdir() if not p.name.startswith(".")]
+        except OSError:
+            return depth
+        if len(names) != 1 or not names[0].is_dir():
+            return depth
+        folder, depth = names[0], depth + 1
+    return depth
 
 
 def _single(path: Path) -> Entry:

@@ -32,6 +32,8 @@ _LOCALIZER_WORDS = frozenset(("LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SC
 MAX_SCOUTS = 3
 #: Positions closer than this along the normal are the same position.
 SAME_POSITION_MM = 0.01
+#: Largest coordinate; scanners are metres in size.
+MAX_POSITION_MM = 1e6
 #: How far a slice may lie beside the straight line through the first and the last.
 MAX_SIDEWAYS_MM = 1.0
 
@@ -262,10 +264,11 @@ def _need_geometry(slices: Sequence[Header]) -> None:
                 "needed. Export the series again with its geometry.",
                 rule="no-geometry",
             )
-        if not np.isfinite([*s.position, *s.orientation, *s.pixel_spacing]).all():
+        # not "> MAX": NaN compares false
+        if not np.abs([*s.position, *s.orientation, *s.pixel_spacing]).max() <= MAX_POSITION_MM:
             raise GeometryError(
-                "A slice's position, orientation or pixel spacing is not a finite number. "
-                "Export the series again.",
+                "A slice's position, orientation or pixel spacing is not a number within "
+                f"{MAX_POSITION_MM:g}. Export the series again.",
                 rule="no-geometry",
             )
         if min(s.pixel_spacing) <= 0:
