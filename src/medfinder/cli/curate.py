@@ -33,7 +33,7 @@ def folder(
         str | None, typer.Option(help="Column that holds the report, if not called text, report, …")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file; its table [curate] is read.")
+        Path | None, typer.Option(help="TOML file; its table 'curate' is read.")
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -28,7 +28,7 @@ from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.studies import write_rejections, write_studies
 from medfinder.volume.checks import CheckConfig
-from medfinder.volume.read import VolumeRef, read_volume
+from medfinder.volume.read import VolumeRef, read_ref
 
 JOURNAL = "journal.jsonl"
 
@@ -140,7 +140,7 @@ def curate(
     return Curated(out, len(studies), len(rejections), dict(sorted(by_rule.items())))
 
 
-def inspect(path: str, series_id: str | None, check: CheckConfig) -> dict[str, Any]:
+def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
     """Read one volume and return what a study needs of it, or why it cannot be one.
 
     Returns:
@@ -148,7 +148,7 @@ def inspect(path: str, series_id: str | None, check: CheckConfig) -> dict[str, A
         ``{"rule", "reason"}``; plain JSON types.
     """
     try:
-        volume = read_volume(Path(path), series_id=series_id, config=check)
+        volume = read_ref(ref, check)
         return {
             "shape": list(volume.shape),
             "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
@@ -224,9 +224,11 @@ def _read_journal(
 def fingerprint(ref: VolumeRef) -> str:
     """Return a mark that changes when the item's files do: names, sizes and times of change."""
     digest = hashlib.sha256()
-    files = (
-        [ref.path] if ref.path.is_file() else sorted(p for p in ref.path.rglob("*") if p.is_file())
-    )
+    files = list(ref.files)
+    if not files and ref.path.is_file():
+        files = [ref.path]
+    elif not files:
+        files = sorted(p for p in ref.path.rglob("*") if p.is_file())
     for file in files:
         try:
             stat = file.stat()
@@ -256,7 +258,7 @@ def _parallel(
             while not broken:
                 for ref in waiting:
                     try:
-                        future = pool.submit(inspect, str(ref.path), ref.series_id, config.check)
+                        future = pool.submit(inspect, ref, config.check)
                     except BrokenProcessPool:
                         suspects.append(ref)
                         broken = True
@@ -287,7 +289,7 @@ def _alone(
     for ref in suspects:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
-                yield ref, pool.submit(inspect, str(ref.path), ref.series_id, config.check).result()
+                yield ref, pool.submit(inspect, ref, config.check).result()
             except BrokenProcessPool:
                 yield (
                     ref,

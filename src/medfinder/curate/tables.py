@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfinder.errors import InputError
+from medfinder.errors import InputError, UnknownName
 from medfinder.registry import unknown
 
 # Our name -> the names seen in the wild, lower-case, best first.
@@ -83,7 +83,7 @@ def read_table(path: Path, *, text: str | None = None) -> Table:
                 break
     if text is not None:
         if text not in rows[0]:
-            raise InputError(unknown("column", text, sorted(rows[0])))
+            raise UnknownName(unknown("column", text, sorted(rows[0])))
         columns["text"] = text
     return Table(tuple(rows), columns)
 

@@ -1,11 +1,11 @@
 """A query and a report → the words and sentences that match."""
 
 import re
-import unicodedata
 from collections.abc import Iterable
 
 from medfinder.records import Finding
-from medfinder.report.findings import sentences
+from medfinder.report.sentences import sentences
+from medfinder.report.tokens import fold
 
 _WORD = re.compile(r"[^\W_]+")
 # Too common in any report to explain a match; English and Spanish.
@@ -62,16 +62,6 @@ _STOP = frozenset(
         "son",
     ]
 )
-
-
-def fold(text: str) -> str:
-    """Return `text` in lower case without accents, of the same length."""
-    folded = []
-    for character in text:
-        base = unicodedata.normalize("NFD", character)[0]
-        lower = base.lower()
-        folded.append(lower if len(lower) == 1 else base)
-    return "".join(folded)
 
 
 def query_terms(text: str) -> tuple[str, ...]:

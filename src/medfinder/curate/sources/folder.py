@@ -59,9 +59,9 @@ class FolderSource:
                 f"study_id or series_id; found: {found}. Rename a column."
             )
         for number, row in enumerate(table.rows):
-            keys = {table.get(row, name) for name in ("file", "study_id", "series_id")}
-            keys |= {stem(key) for key in keys} | {PurePosixPath(key).name for key in keys}
-            for key in {stem(k) for k in keys if k} | {k for k in keys if k}:
+            cells = {table.get(row, name) for name in ("file", "study_id", "series_id")} - {""}
+            keys = cells | {PurePosixPath(cell).name for cell in cells}
+            for key in keys | {stem(key) + "?" for key in keys}:  # "?": any suffix of a volume
                 self._rows[key].append(number)
         return table
 
@@ -87,17 +87,13 @@ class FolderSource:
         if self._table is None:
             return None
         item = PurePosixPath(ref.item.split("#")[0])
-        keys = [
-            str(item),
-            stem(str(item)),
-            ref.series_id or "",
-            str(tags.get("study_id") or ""),
-            *(str(parent) for parent in item.parents if str(parent) != "."),
-            stem(item.name),
-            *(parent.name for parent in item.parents if parent.name),
-        ]
+        keys = [str(item), ref.series_id or "", str(tags.get("study_id") or ""), item.name]
+        if ref.kind == "nifti":
+            keys += [stem(str(item)) + "?", stem(item.name) + "?"]
+        for parent in item.parents:
+            keys += [str(parent), parent.name]
         for key in keys:
-            numbers = self._rows.get(key) if key else None
+            numbers = self._rows.get(key) if key not in ("", ".") else None
             if not numbers:
                 continue
             rows = [self._table.rows[n] for n in numbers]
@@ -116,11 +112,8 @@ class FolderSource:
             return
         for number, row in enumerate(self._table.rows):
             if number not in self._used:
-                named = next(
-                    v
-                    for n in ("file", "study_id", "series_id")
-                    if (v := self._table.get(row, n) or "-")
-                )
+                cells = (self._table.get(row, n) for n in ("file", "study_id", "series_id"))
+                named = next((cell for cell in cells if cell), "-")
                 yield Rejection(
                     f"row {number + 2}: {named}",
                     "volume-missing",

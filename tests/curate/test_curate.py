@@ -1,0 +1,221 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medfinder.artifact import read_manifest
+from medfinder.curate import curate as module
+from medfinder.curate.curate import CurateConfig, curate
+from medfinder.curate.sources.folder import FolderSource
+from medfinder.errors import InputError
+from medfinder.records import Rejection, Study
+from medfinder.studies import read_rejections, read_studies
+
+Archive = Callable[..., Path]
+ONE = CurateConfig(workers=1)
+
+
+def run(root: Path, out: Path, table: str | None = None, config: CurateConfig = ONE) -> list[Study]:
+    path = None
+    if table is not None:
+        path = out.parent / "table.csv"
+        path.write_text(table)
+    curate(FolderSource(root, path), out, config)
+    return read_studies(out / "studies.parquet")
+
+
+def rejected(out: Path) -> dict[str, str]:
+    return {r.item: r.rule for r in read_rejections(out / "rejections.parquet")}
+
+
+def test_a_folder_of_cts_without_reports_becomes_studies(archive: Archive, tmp_path: Path) -> None:
+    studies = run(archive(b=1, a=2), tmp_path / "out")
+    assert [s.study_id for s in studies] == ["a", "b"]
+    assert studies[0].shape == (24, 40, 40)
+    assert studies[0].spacing_mm == (5.0, 4.0, 4.0)
+    assert studies[0].report is None
+    assert studies[0].patient_id == "a"
+    assert read_manifest(tmp_path / "out", "curate").counts == {"studies": 2, "rejections": 0}
+
+
+def test_a_row_of_the_table_gives_its_volume_report_findings_and_facts(
+    archive: Archive, tmp_path: Path
+) -> None:
+    table = (
+        "file,patient_id,study_id,sex,age,text\n"
+        'a.nii.gz,p 1,s1,F,053Y,"Left pleural effusion. No pneumothorax."\n'
+        "b,p2,s2,male,,\n"
+    )
+    first, second = run(archive(a=1, b=2), tmp_path / "out", table)
+    assert (first.study_id, first.patient_id, first.sex, first.age) == ("s1", "p_1", "F", 53)
+    assert first.report is not None
+    assert {(f.name, f.status) for f in first.findings} >= {
+        ("pleural effusion", "present"),
+        ("pneumothorax", "absent"),
+    }
+    assert (second.study_id, second.sex, second.report) == ("s2", "M", None)
+
+
+def test_a_text_file_beside_a_volume_is_its_report(archive: Archive, tmp_path: Path) -> None:
+    root = archive(a=1)
+    (root / "a.txt").write_text("Nodule in the right upper lobe.")
+    (study,) = run(root, tmp_path / "out")
+    assert study.report is not None
+    assert study.report.text.startswith("Nodule")
+
+
+def test_good_and_bad_mixed_gives_studies_and_reasons(archive: Archive, tmp_path: Path) -> None:
+    root = archive(good=1)
+    (root / "empty.nii.gz").write_bytes(b"")
+    (root / "torn.nii.gz").write_bytes((root / "good.nii.gz").read_bytes()[:2000])
+    (root / "readme.md").write_text("hello")
+    studies = run(root, tmp_path / "out")
+    assert [s.study_id for s in studies] == ["good"]
+    assert set(rejected(tmp_path / "out")) == {"empty.nii.gz", "torn.nii.gz"}
+
+
+def test_equal_volumes_are_kept_once(archive: Archive, tmp_path: Path) -> None:
+    studies = run(archive(a=1, b=1), tmp_path / "out")
+    assert [s.study_id for s in studies] == ["a"]
+    assert rejected(tmp_path / "out") == {"b.nii.gz": "duplicate-volume"}
+
+
+def test_of_a_study_s_series_one_represents_it(archive: Archive, tmp_path: Path) -> None:
+    table = "file,study_id\na.nii.gz,s\nb.nii.gz,s\n"
+    (study,) = run(archive(a=1, b=2), tmp_path / "out", table)
+    assert study.study_id == "s"
+    assert rejected(tmp_path / "out") == {"b.nii.gz": "other-series"}
+
+
+def test_a_row_without_a_volume_and_rows_that_differ_are_named(
+    archive: Archive, tmp_path: Path
+) -> None:
+    table = "file,text\na.nii.gz,one\na.nii.gz,two\nlost.nii.gz,three\nb.nii.gz,four\n"
+    studies = run(archive(a=1, b=2), tmp_path / "out", table)
+    assert [s.study_id for s in studies] == ["b"]
+    assert rejected(tmp_path / "out") == {
+        "a.nii.gz": "ambiguous-report",
+        "row 4: lost.nii.gz": "volume-missing",
+    }
+
+
+def test_nothing_usable_is_an_error_that_leaves_the_reasons(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "a.nii.gz").write_bytes(b"not a volume")
+    with pytest.raises(InputError, match="Nothing usable: 0 studies, 1 rejected"):
+        run(root, tmp_path / "out")
+    assert list(rejected(tmp_path / "out")) == ["a.nii.gz"]
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_folder_that_is_not_there_and_a_table_that_names_no_volume_are_told(
+    archive: Archive, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="There is no folder"):
+        FolderSource(tmp_path / "none")
+    table = tmp_path / "t.csv"
+    table.write_text("text,colour\na,b\n")
+    with pytest.raises(InputError, match=r"no column that names a volume.*found: text, colour"):
+        FolderSource(archive(a=1), table)
+
+
+def test_a_second_run_reads_only_what_is_new(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(archive(a=1, b=2), out)
+    seen: list[str] = []
+    real = module._parallel
+
+    def spy(todo, config):  # type: ignore[no-untyped-def]
+        seen.extend(ref.item for ref in todo)
+        yield from real(todo, config)
+
+    monkeypatch.setattr(module, "_parallel", spy)
+    studies = run(archive(c=3), out)
+    assert seen == ["c.nii.gz"]
+    assert [s.study_id for s in studies] == ["a", "b", "c"]
+
+
+def test_a_journal_line_cut_short_is_read_again(archive: Archive, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    whole = run(archive(a=1, b=2), out)
+    journal = out / module.JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-40])
+    assert run(archive(), out) == whole
+    assert all(json.loads(line) for line in journal.read_bytes().splitlines()[-1:])
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(
+    archive: Archive, tmp_path: Path
+) -> None:
+    root = archive(a=1, b=2, c=3)
+    assert run(root, tmp_path / "one") == run(root, tmp_path / "two", None, CurateConfig(workers=2))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_and_started_again_ends_the_same(
+    archive: Archive, tmp_path: Path
+) -> None:
+    root = archive(**{f"v{i:02d}": i for i in range(12)})
+    whole = run(root, tmp_path / "whole")
+    out = tmp_path / "killed"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from medfinder.curate.curate import CurateConfig, curate\n"
+        "from medfinder.curate.sources.folder import FolderSource\n"
+        "if __name__ == '__main__':\n"
+        "    curate(FolderSource(Path(sys.argv[1])), Path(sys.argv[2]), CurateConfig(workers=1))\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    for n_lines in (1, 3, 6, 9, 13):  # the header, then one a volume; 13: while writing tables
+        child = subprocess.Popen(
+            [sys.executable, script, root, out],
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        journal = out / module.JOURNAL
+        while child.poll() is None:
+            if journal.is_file() and journal.read_bytes().count(b"\n") >= n_lines:
+                os.killpg(child.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        child.wait()
+    assert run(root, out) == whole
+
+
+def test_rejections_are_read_back_as_written(tmp_path: Path) -> None:
+    from medfinder.studies import write_rejections
+
+    rows = [Rejection("b", "r", "why"), Rejection("a", "r", "why")]
+    write_rejections(tmp_path / "r.parquet", rows)
+    assert read_rejections(tmp_path / "r.parquet") == sorted(rows, key=lambda r: r.item)
+    assert read_rejections(tmp_path / "none.parquet") == []
+
+
+@pytest.mark.slow
+def test_the_real_cts_are_curated_with_the_right_rejections(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    curate(
+        FolderSource(shared_data / "ct_nifti", shared_data / "ct_nifti/studies.csv"), tmp_path / "n"
+    )
+    assert len(read_studies(tmp_path / "n" / "studies.parquet")) == 13
+    assert rejected(tmp_path / "n") == {}
+    curate(FolderSource(shared_data / "ct_nifti_crops"), tmp_path / "c")
+    assert len(read_studies(tmp_path / "c" / "studies.parquet")) == 51
+    assert rejected(tmp_path / "c") == {}
+    curate(FolderSource(shared_data / "dicom"), tmp_path / "d")
+    assert len(read_studies(tmp_path / "d" / "studies.parquet")) == 4
+    assert rejected(tmp_path / "d") == {
+        "irregular_spacing_head": "irregular-spacing",
+        "rtstruct_only/1-1.dcm": "no-pixels",
+    }
