@@ -6,7 +6,7 @@ and add stay two roundings (no fused contraction): every machine gives the same 
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -17,10 +17,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _compiled(function: F) -> F:
     try:
-        compiled: F = numba.njit(nogil=True, cache=True)(function)
+        return cast(F, numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
+        return cast(F, numba.njit(nogil=True)(function))
 
 
 @_compiled

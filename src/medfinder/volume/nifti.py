@@ -13,7 +13,6 @@ import os
 import stat
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medfinder.artifact import atomic_write
-from medfinder.errors import InputError, UnreadableVolume
+from medfinder.errors import InputError
+from medfinder.volume.gunzip import BIG_BYTES, first_bytes, gunzip, unreadable
 from medfinder.volume.volume import Volume, canonical
 
 MAX_VOXELS = 2**30  # 512x512x4096; int16: 2 GiB
-MAX_DEFLATE_RATIO = 1032  # the format's own limit: 258 bytes for 2 bits
-MAX_RATIO = 250  # of a declared size above BIG_BYTES; CT shrinks 2 to 20 times
-BIG_BYTES = 64 * 2**20
-SLACK_BYTES = 2**20  # bytes after the voxels that are read over: some tools pad
 HEADER_BYTES = {348: 352, 540: 544}  # sizeof_hdr -> first byte that voxels may take
 _DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1",
@@ -81,10 +77,10 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
         raw = _map(handle, size)
         try:
             compressed = raw[:2] == b"\x1f\x8b"
-            layout = _layout(_first_bytes(raw) if compressed else raw[:544])
+            layout = _layout(first_bytes(raw, 544) if compressed else raw[:544])
             notes = layout.warnings
             if compressed:
-                buffer, note = _gunzip(raw, layout.end)
+                buffer, note = gunzip(raw, layout.end)
                 notes += note
                 values = np.frombuffer(buffer, layout.dtype, math.prod(layout.shape), layout.offset)
             else:
@@ -147,7 +143,7 @@ def write_nifti(volume: Volume, path: str | os.PathLike[str], level: int = 1) ->
     stored = np.ascontiguousarray(volume.stored)
     wider = {"f2": np.float32, "b1": np.uint8}.get(stored.dtype.str[1:])
     stored = stored.astype(wider or stored.dtype.newbyteorder("<"), copy=False)
-    header = nibabel.nifti1.Nifti1Header(endianness="<")
+    header: Any = nibabel.nifti1.Nifti1Header(endianness="<")  # type: ignore[no-untyped-call]
     header.set_data_dtype(stored.dtype)
     header.set_data_shape(volume.shape[::-1])
     affine = volume.affine[:, [2, 1, 0, 3]]  # columns (d, h, w) -> (x, y, z)
@@ -157,7 +153,7 @@ def write_nifti(volume: Volume, path: str | os.PathLike[str], level: int = 1) ->
     header.set_slope_inter(volume.slope, volume.intercept)
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
-    data = b"".join((header.binaryblock, bytes(4), stored.tobytes()))
+    data: Any = b"".join((header.binaryblock, bytes(4), stored.tobytes()))
     if path.name.endswith(".gz"):
         data = deflate.gzip_compress(data, level)  # libdeflate writes MTIME 0 and no name
     with atomic_write(path) as file:
@@ -170,33 +166,23 @@ def _open(path: Path) -> Iterator[tuple[Any, int]]:
         with open(path, "rb") as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise _unreadable("not-a-file", "it is no regular file", "Name a .nii or .nii.gz.")
+                raise unreadable("not-a-file", "it is no regular file", "Name a .nii or .nii.gz.")
             if status.st_size == 0:
-                raise _unreadable("truncated", "it is empty", "Fetch it again.")
+                raise unreadable("truncated", "it is empty", "Fetch it again.")
             yield handle, status.st_size
     except IsADirectoryError:
-        raise _unreadable(
+        raise unreadable(
             "not-a-file", "it is a folder", "Name the .nii or .nii.gz inside."
         ) from None
     except FileNotFoundError:
-        raise _unreadable("missing-file", "there is none", "Check the path.") from None
+        raise unreadable("missing-file", "there is none", "Check the path.") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise _unreadable("unreadable", reason, "Check its permissions and the disk.") from None
+        raise unreadable("unreadable", reason, "Check its permissions and the disk.") from None
 
 
 def _map(handle: Any, size: int) -> mmap.mmap:
     return mmap.mmap(handle.fileno(), size, access=mmap.ACCESS_READ)
-
-
-def _first_bytes(raw: mmap.mmap) -> bytes:
-    """Return the uncompressed bytes up to the end of a NIfTI-2 header, never more."""
-    try:
-        return zlib.decompressobj(31).decompress(raw[: 2**16], 544)
-    except zlib.error:
-        raise _unreadable(
-            "corrupt", "its first bytes are no gzip stream", "Fetch it again."
-        ) from None
 
 
 def _layout(start: bytes) -> _Layout:
@@ -208,20 +194,20 @@ def _layout(start: bytes) -> _Layout:
         (n for n in HEADER_BYTES for e in "<>" if start[:4] == struct.pack(e + "i", n)), 0
     )
     if not length:
-        raise _unreadable("not-nifti", "it does not begin with a NIfTI header", "Convert it.")
+        raise unreadable("not-nifti", "it does not begin with a NIfTI header", "Convert it.")
     if len(start) < length:
-        raise _unreadable("truncated", "it ends inside its header", "Fetch it again.")
+        raise unreadable("truncated", "it ends inside its header", "Fetch it again.")
     if length == 540:
         cls = nibabel.nifti2.Nifti2Header
     endian = "<" if start[:4] == struct.pack("<i", length) else ">"
     header = cls(start[:length], endianness=endian, check=False)
     magic = bytes(header["magic"].item())[:3].rstrip(b"\0")
     if magic in (b"ni1", b"ni2"):
-        raise _unreadable(
+        raise unreadable(
             "nifti-pair", "it is the .hdr half of a two-file NIfTI", "Convert it to one .nii."
         )
     if magic not in (b"n+1", b"n+2"):
-        raise _unreadable(
+        raise unreadable(
             "not-nifti",
             "it lacks NIfTI's magic (an ANALYZE file tells no orientation)",
             "Convert it to NIfTI.",
@@ -229,7 +215,7 @@ def _layout(start: bytes) -> _Layout:
     shape = _shape([int(n) for n in header["dim"]])
     code = int(header["datatype"])
     if code not in _DTYPES:
-        raise _unreadable(
+        raise unreadable(
             "not-scalar",
             f"its voxels are {_REFUSED.get(code, f'of unknown type {code}')}, expected integers or floats",
             "Export the series as grey values.",
@@ -238,13 +224,13 @@ def _layout(start: bytes) -> _Layout:
     offset = float(header["vox_offset"])
     first = HEADER_BYTES[length]
     if not (math.isfinite(offset) and offset == int(offset) and first <= offset <= BIG_BYTES):
-        raise _unreadable(
+        raise unreadable(
             "bad-header",
             f"vox_offset is {offset:g}, expected {first} to {BIG_BYTES}",
             "Convert it again.",
         )
     if math.prod(shape) > MAX_VOXELS:
-        raise _unreadable(
+        raise unreadable(
             "too-large",
             f"it declares {math.prod(shape)} voxels, at most {MAX_VOXELS} are read",
             "Crop or split the series.",
@@ -261,11 +247,11 @@ def _layout(start: bytes) -> _Layout:
 def _shape(dim: list[int]) -> tuple[int, int, int]:
     n = dim[0]
     if not 2 <= n <= 7 or any(size <= 0 for size in dim[1 : min(n, 3) + 1]):
-        raise _unreadable(
+        raise unreadable(
             "bad-dimensions", f"dim is {dim}, expected 3 axes of at least 1", "Convert it again."
         )
     if any(size > 1 for size in dim[4 : n + 1]):
-        raise _unreadable(
+        raise unreadable(
             "not-3d", f"it has {n} axes of {dim[1 : n + 1]} voxels, expected 3", "Split it by time."
         )
     return dim[1], dim[2], dim[3] if n > 2 else 1
@@ -273,6 +259,8 @@ def _shape(dim: list[int]) -> tuple[int, int, int]:
 
 def _affine(header: Any) -> tuple[npt.NDArray[np.float64], str, tuple[str, ...]]:
     """Return the affine of (x, y, z) to RAS+ mm, where it comes from, and what is odd about it."""
+    import nibabel
+
     notes: tuple[str, ...] = ()
     sform = qform = None
     if int(header["sform_code"]) > 0:
@@ -285,7 +273,7 @@ def _affine(header: Any) -> tuple[npt.NDArray[np.float64], str, tuple[str, ...]]
             warnings.simplefilter("ignore")
             try:
                 qform = np.asarray(header.get_qform(), np.float64)
-            except (ValueError, nibabel_error()):
+            except (ValueError, nibabel.spatialimages.HeaderDataError):
                 notes += ("The qform's quaternion is impossible; it is ignored.",)
         if qform is not None and not np.isfinite(qform).all():
             qform = None
@@ -307,100 +295,10 @@ def _affine(header: Any) -> tuple[npt.NDArray[np.float64], str, tuple[str, ...]]
     return affine, source, notes
 
 
-def nibabel_error() -> type[Exception]:
-    """Return the exception that nibabel raises for a header it cannot interpret."""
-    from nibabel.spatialimages import HeaderDataError
-
-    error: type[Exception] = HeaderDataError
-    return error
-
-
 def _check_end(layout: _Layout, size: int) -> None:
     if layout.end > size:
-        raise _unreadable(
+        raise unreadable(
             "truncated",
             f"it holds {size} bytes, its header declares {layout.end}",
             "Fetch it again.",
         )
-
-
-def _gunzip(raw: mmap.mmap, n_bytes: int) -> tuple[Any, tuple[str, ...]]:
-    """Decompress at least `n_bytes`, checking CRC and length of every gzip member."""
-    if n_bytes > len(raw) * MAX_DEFLATE_RATIO:
-        raise _unreadable(
-            "truncated",
-            f"its header declares {n_bytes} bytes, {len(raw)} compressed bytes cannot hold them",
-            "Fetch it again.",
-        )
-    if n_bytes > max(BIG_BYTES, len(raw) * MAX_RATIO):
-        raise _unreadable(
-            "too-large",
-            f"it would grow {n_bytes // len(raw)} times when decompressed, at most {MAX_RATIO} is believed",
-            "If it is a real CT, decompress it first.",
-        )
-    # The trailer's length is modulo 2**32 and anybody's to write: libdeflate may allocate it only
-    # where it is what the header declares.
-    declared = int.from_bytes(raw[-4:], "little")
-    if len(raw) > 18 and n_bytes <= declared <= n_bytes + SLACK_BYTES:
-        import deflate
-
-        with contextlib.suppress(deflate.DeflateError):
-            buffer = deflate.gzip_decompress(raw)
-            if len(buffer) >= n_bytes:
-                return buffer, ()
-    return _gunzip_stream(raw, n_bytes)
-
-
-def _gunzip_stream(raw: mmap.mmap, n_bytes: int) -> tuple[Any, tuple[str, ...]]:
-    """Decompress what libdeflate in one call does not: many members, odd tails, damage."""
-    from isal import igzip
-
-    buffer = np.empty(n_bytes, np.uint8)
-    view, done = memoryview(buffer), 0
-    raw.seek(0)
-    with igzip.open(raw, "rb") as stream:
-        try:
-            while done < n_bytes:
-                got = stream.readinto(view[done : done + 2**24])
-                if not got:
-                    break
-                done += got
-        except EOFError:
-            raise _unreadable(
-                "truncated", "its gzip stream stops early", "Fetch it again."
-            ) from None
-        except (OSError, zlib.error, igzip.isal_zlib.error):
-            raise _unreadable(
-                "corrupt", "its gzip stream is damaged (CRC or code)", "Fetch it again."
-            ) from None
-        if done < n_bytes:
-            raise _unreadable(
-                "truncated",
-                f"it holds {done} bytes, its header declares {n_bytes}",
-                "Fetch it again.",
-            )
-        return buffer, _tail(stream, igzip)
-
-
-def _tail(stream: Any, igzip: Any) -> tuple[str, ...]:
-    """Read on to the last member's CRC; tell a damaged member from foreign bytes after it."""
-    extra = 0
-    try:
-        while extra <= SLACK_BYTES:
-            got = len(stream.read(2**16))
-            if not got:
-                return ()
-            extra += got
-    except EOFError:
-        raise _unreadable("truncated", "its gzip stream stops early", "Fetch it again.") from None
-    except igzip.BadGzipFile as error:
-        if "Not a gzipped file" in str(error):
-            return ("Foreign bytes follow the compressed data; they are ignored.",)
-        raise _unreadable("corrupt", "its CRC is wrong", "Fetch it again.") from None
-    except (OSError, zlib.error, igzip.isal_zlib.error):
-        raise _unreadable("corrupt", "its gzip stream is damaged", "Fetch it again.") from None
-    return ("Much data follows the voxels; it is ignored and its CRC not checked.",)
-
-
-def _unreadable(rule: str, what: str, advice: str) -> UnreadableVolume:
-    return UnreadableVolume(f"The NIfTI file cannot be read: {what}. {advice}", rule=rule)

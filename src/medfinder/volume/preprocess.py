@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -117,8 +118,8 @@ def preprocess(
     shape: list[int] = []
     where: list[slice] = []
     for memory_axis, axis in enumerate(order):
-        low, high = box[memory_axis]
-        one = _taps(high - low, volume.spacing_mm[axis], axis, config)
+        first, last = box[memory_axis]
+        one = _taps(last - first, volume.spacing_mm[axis], axis, config)
         size = config.size[axis] if config.size else len(one)
         if len(one) > size:  # centre crop
             start = len(one) // 2 - size // 2
@@ -127,8 +128,8 @@ def preprocess(
         where.append(slice(before, before + len(one)))
         shape.append(size)
         if mirrored[memory_axis]:  # outputs keep their order, inputs run the other way
-            one = one.mirrored(high - low)
-        taps.append(one.shifted(low))
+            one = one.mirrored(last - first)
+        taps.append(one.shifted(first))
 
     n_values = config.n_channels * math.prod(shape)
     if n_values > MAX_OUTPUT_VALUES:
@@ -271,7 +272,7 @@ def _in_threads(work: Any, n: int, n_threads: int) -> None:
         return
     cuts = [n * i // n_pieces for i in range(n_pieces + 1)]
     with ThreadPoolExecutor(n_threads) as pool:
-        for done in [pool.submit(work, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]:
+        for done in [pool.submit(work, a, b) for a, b in pairwise(cuts)]:
             done.result()
 
 
