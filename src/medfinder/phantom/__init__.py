@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Synthetic chest CTs with their reports and their truth: `phantom` writes them, `chest` makes one."""

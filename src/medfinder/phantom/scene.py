@@ -1,0 +1,227 @@
+"""A voxel grid laid over a body, and the brushes that draw on it.
+
+Brushes take shapes as signed distances in body millimetres (x to the patient's Right, y Anterior,
+z Superior, negative inside) and blend by the share of a voxel the shape covers. Knows no anatomy.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Box: TypeAlias = tuple[slice, slice, slice]
+Point: TypeAlias = Sequence[float] | npt.NDArray[np.float64]
+Points: TypeAlias = tuple[Array, Array, Array]
+
+EVERYWHERE: Box = (slice(None), slice(None), slice(None))
+
+
+class Scene:
+    """Air on a grid, to be drawn on.
+
+    Attributes:
+        hu: (D, H, W) float32; -1000 at first.
+        labels: (D, H, W) uint8; 0, or the 1-based place of the finding drawn there.
+        x: Body coordinates of each voxel's centre, in millimetres, (D, H, W).
+        y: See `x`.
+        z: See `x`.
+        edge_mm: The in-plane voxel edge: the width over which borders blend.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], world_from_index: npt.NDArray[np.float64]
+    ) -> None:
+        """Lay a grid of `shape` whose index (d, h, w, 1) maps to body millimetres (x, y, z, 1)."""
+        self.shape = shape
+        self.hu: Array = np.full(shape, -1000.0, np.float32)
+        self.labels = np.zeros(shape, np.uint8)
+        self._affine = world_from_index
+        self._inverse = np.linalg.inv(world_from_index)
+        self.edge_mm = float(np.linalg.norm(world_from_index[:3, 2]))
+        self.slice_mm = float(np.linalg.norm(world_from_index[:3, 0]))
+        axes = [np.arange(n, dtype=np.float64) for n in shape]
+        grid = []
+        for row in range(3):
+            d = (world_from_index[row, 0] * axes[0] + world_from_index[row, 3]).astype(np.float32)
+            h = (world_from_index[row, 1] * axes[1]).astype(np.float32)
+            w = (world_from_index[row, 2] * axes[2]).astype(np.float32)
+            grid.append(d[:, None, None] + (h[:, None] + w[None, :])[None])
+        self.x, self.y, self.z = grid
+
+    def at(self, box: Box) -> Points:
+        """Return body coordinates inside a box."""
+        return self.x[box], self.y[box], self.z[box]
+
+    def box(self, low: Point, high: Point, margin_mm: float | None = None) -> Box | None:
+        """Return the index box around a body-aligned box; None when it misses the grid."""
+        margin = self.edge_mm * 1.5 if margin_mm is None else margin_mm
+        centre = (np.asarray(low, float) + np.asarray(high, float)) / 2
+        half = (np.asarray(high, float) - np.asarray(low, float)) / 2 + margin
+        middle = self._inverse[:3, :3] @ centre + self._inverse[:3, 3]
+        reach = np.abs(self._inverse[:3, :3]) @ half
+        first = np.maximum(np.floor(middle - reach), 0).astype(int)
+        last = np.minimum(np.ceil(middle + reach) + 1, self.shape).astype(int)
+        if (first >= last).any():
+            return None
+        return (
+            slice(int(first[0]), int(last[0])),
+            slice(int(first[1]), int(last[1])),
+            slice(int(first[2]), int(last[2])),
+        )
+
+    def cover(self, distance: Array, soft_mm: float = 0.0) -> Array:
+        """Return the covered share of each voxel from a signed distance in millimetres."""
+        width = np.float32(max(self.edge_mm, soft_mm))
+        out: Array = np.clip(np.float32(0.5) - distance / width, 0, 1)
+        return out
+
+    def blend(self, box: Box, cover: Array, value: float | Array, label: int = 0) -> None:
+        """Move HU inside a box towards `value` by `cover` (0 to 1)."""
+        view = self.hu[box]
+        goal = value if isinstance(value, np.ndarray) else np.float32(value)
+        view += cover * (goal - view)
+        if label:
+            self.labels[box][cover > 0.4] = label
+
+    def ball(
+        self,
+        centre: Point,
+        radii: Point,
+        value: float,
+        *,
+        label: int = 0,
+        clip: Array | None = None,
+    ) -> None:
+        """Draw an axis-aligned ellipsoid; `clip` (D, H, W) limits its cover."""
+        found = self.ellipsoid(centre, radii)
+        if found is None:
+            return
+        box, distance = found
+        cover = self.cover(distance)
+        if clip is not None:
+            cover = cover * clip[box]
+        self.blend(box, cover, value, label)
+
+    def ellipsoid(
+        self, centre: Point, radii: Point, reach_mm: float = 0.0
+    ) -> tuple[Box, Array] | None:
+        """Return the box around an ellipsoid (and `reach_mm` beyond) and the distance in it."""
+        c: npt.NDArray[np.float64] = np.asarray(centre, float)
+        r: npt.NDArray[np.float64] = np.asarray(radii, float)
+        box = self.box(c - r - reach_mm, c + r + reach_mm)
+        if box is None:
+            return None
+        x, y, z = self.at(box)
+        return box, ellipsoid_distance(x, y, z, c, r)
+
+    def tube(
+        self, path: Sequence[Point], radii: Sequence[float], reach_mm: float = 0.0
+    ) -> tuple[Box, Array] | None:
+        """Return the box around a polyline of varying radius and the signed distance in it."""
+        points, r = np.asarray(path, float), np.asarray(radii, float)
+        biggest = float(r.max()) + reach_mm
+        box = self.box(points.min(0) - biggest, points.max(0) + biggest)
+        if box is None:
+            return None
+        x, y, z = self.at(box)
+        best: Array | None = None
+        for a, b, ra, rb in zip(points[:-1], points[1:], r[:-1], r[1:], strict=True):
+            distance = capsule_distance(x, y, z, a, b, float(ra), float(rb))
+            best = distance if best is None else np.minimum(best, distance)
+        assert best is not None
+        return box, best
+
+    def draw_tube(
+        self,
+        path: Sequence[Point],
+        radii: Sequence[float],
+        value: float,
+        *,
+        label: int = 0,
+        clip: Array | None = None,
+    ) -> None:
+        """Draw a polyline of varying radius."""
+        found = self.tube(path, radii)
+        if found is None:
+            return
+        box, distance = found
+        cover = self.cover(distance)
+        if clip is not None:
+            cover = cover * clip[box]
+        self.blend(box, cover, value, label)
+
+    def twig(
+        self,
+        a: npt.NDArray[np.float64],
+        b: npt.NDArray[np.float64],
+        ra: float,
+        rb: float,
+        value: float,
+        clip: Array,
+    ) -> None:
+        """Draw one thin vessel segment where `clip` allows; what is denser already stays."""
+        biggest = max(ra, rb)
+        box = self.box(np.minimum(a, b) - biggest, np.maximum(a, b) + biggest, self.edge_mm)
+        if box is None:
+            return
+        x, y, z = self.at(box)
+        # A thread thinner than a voxel covers its area's share of it: about 2r/edge, squared once.
+        share = min(1.0, (2 * biggest / self.edge_mm)) ** 0.7
+        cover = self.cover(capsule_distance(x, y, z, a, b, ra, rb)) * clip[box] * np.float32(share)
+        view = self.hu[box]
+        view += cover * np.maximum(np.float32(value) - view, 0)
+
+
+def ellipsoid_distance(x: Array, y: Array, z: Array, centre: Point, radii: Point) -> Array:
+    """Return an approximate signed distance to an ellipsoid: exact at the centre's scale and border."""
+    c, r = np.asarray(centre, np.float32), np.asarray(radii, np.float32)
+    u, v, w = (x - c[0]) / r[0], (y - c[1]) / r[1], (z - c[2]) / r[2]
+    q = np.sqrt(u * u + v * v + w * w)
+    out: Array = (q - np.float32(1)) * np.float32(np.prod(r.astype(float)) ** (1 / 3))
+    return out
+
+
+def capsule_distance(
+    x: Array,
+    y: Array,
+    z: Array,
+    a: npt.NDArray[np.float64],
+    b: npt.NDArray[np.float64],
+    ra: float,
+    rb: float,
+) -> Array:
+    """Return the signed distance to a segment from `a` to `b` with a radius that varies along it."""
+    f = np.float32
+    ab = b - a
+    length2 = float(ab @ ab) or 1e-6
+    px, py, pz = x - f(a[0]), y - f(a[1]), z - f(a[2])
+    t = np.clip(
+        px * f(ab[0] / length2) + py * f(ab[1] / length2) + pz * f(ab[2] / length2), f(0), f(1)
+    )
+    px, py, pz = px - t * f(ab[0]), py - t * f(ab[1]), pz - t * f(ab[2])
+    out: Array = np.sqrt(px * px + py * py + pz * pz) - (f(ra) + t * f(rb - ra))
+    return out
+
+
+def smooth_field(
+    rng: np.random.Generator, shape: tuple[int, int, int], cells: tuple[int, int, int]
+) -> Array:
+    """Return smooth noise of about unit variance: random knots, linearly interpolated.
+
+    Args:
+        shape: Of the result.
+        cells: Knots along each axis, each at least 2.
+    """
+    field: Array = rng.standard_normal(cells, dtype=np.float32)
+    for axis, n in enumerate(shape):
+        at = np.linspace(0, field.shape[axis] - 1, n)
+        low = np.minimum(at.astype(int), field.shape[axis] - 2)
+        part = (at - low).astype(np.float32)
+        part = part.reshape([-1 if i == axis else 1 for i in range(3)])
+        first, second = np.take(field, low, axis), np.take(field, low + 1, axis)
+        field = first + part * (second - first)
+    # Linear interpolation between independent knots keeps 2/3 of the variance along each axis.
+    out: Array = field * np.float32(1.5**1.5)
+    return out
