@@ -9,13 +9,14 @@ import ipaddress
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 import traceback
 import uuid
 import webbrowser
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -158,7 +159,8 @@ def serve(
         open_browser: Open the page once it is there.
         allow_remote: Listen on an address that other machines reach, without a sign-in.
         config: Bounds.
-        on_ready: Called with the page's URL, once connections are accepted.
+        on_ready: Called with the page's URL, once connections are accepted; without it, the URL
+            is written to stderr.
 
     Raises:
         ConfigError: `host` is not of this machine alone and `allow_remote` is not set (rule
@@ -174,6 +176,8 @@ def serve(
             rule="no-sign-in",
         )
     config = config or ServeConfig()
+    if allow_remote:  # the name by which others know this machine
+        config = replace(config, host_names=(*config.host_names, socket.gethostname().lower()))
     listener = _listen(host, port)
     with contextlib.closing(listener):
         port = listener.getsockname()[1]
@@ -354,5 +358,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _announce(url: str, on_ready: Callable[[str], None] | None, open_browser: bool) -> None:
     if on_ready is not None:
         on_ready(url)
+    else:
+        print(f"MedFinder is at {url} (stop with Ctrl+C)", file=sys.stderr, flush=True)
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -6,6 +6,8 @@ seconds never keeps a viewer waiting.
 
 import asyncio
 import hashlib
+import itertools
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -48,8 +50,8 @@ from medfinder.serve.schemas import (
 from medfinder.serve.slices import (
     PLANES,
     WINDOWS,
-    Pixels,
     PixelCache,
+    Pixels,
     Plane,
     PngCache,
     Window,
@@ -75,6 +77,7 @@ FACETS = {
 }
 """Facet of the API → column of the index."""
 MAX_K = 100
+_MAX_SPELLINGS = 40
 _STUDY_SECONDS = 20.0  # how long a study's row is believed: a viewer asks for it at every slice
 
 
@@ -162,7 +165,7 @@ class Service:
         if held is not None and now - held[0] < _STUDY_SECONDS:
             return held[1]
         try:
-            found = await self.rows(lambda: self.finder.index.studies([study_id]))
+            found: list[Study] = await self.rows(lambda: self.finder.index.studies([study_id]))
         except UnknownName:
             found = []
         if not found:
@@ -391,7 +394,7 @@ async def get_findings(service: The) -> FindingsResponse:
     counts = await service.rows(lambda: service.finder.index.facets("findings_present", None))
     return FindingsResponse(
         findings=[
-            FindingName(name=n, cui=c, synonyms=list(s), n_studies=counts.get(n, 0))
+            FindingName(name=n, cui=c, synonyms=s, n_studies=counts.get(n, 0))
             for n, c, s in _vocabulary_rows()
         ]
     )
@@ -492,13 +495,32 @@ def _etag(study: Study, plane: str, index: int, window: Window) -> str:
 
 
 @lru_cache(maxsize=1)
-def _vocabulary_rows() -> list[tuple[str, str | None, tuple[str, ...]]]:
+def _vocabulary_rows() -> list[tuple[str, str | None, list[str]]]:
+    """Return name, CUI and other spellings of every finding that a search can be narrowed to."""
     words = vocabulary()
-    rows = []
-    for name in words.names():
-        entry = words.get(name)
-        rows.append((name, entry.cui, tuple(entry.synonyms)))
-    return rows
+    spellings: dict[str, dict[str, None]] = {}
+    for name in words.names("finding"):
+        concept = words.get(name)
+        own = spellings.setdefault(concept.same_as or name, {})
+        own[name] = None
+        for patterns in concept.synonyms.values():
+            for pattern in patterns:
+                own.update(dict.fromkeys(_spelled(pattern)))
+    return [
+        (name, words.get(name).cui, [s for s in own if s != name][:_MAX_SPELLINGS])
+        for name, own in sorted(spellings.items())
+    ]
+
+
+def _spelled(pattern: str) -> list[str]:
+    """Write out a phrase pattern's choices, gaps closed; none where a gap must be filled."""
+    parts = [
+        [c for c in part.strip("()").split("|") if "~" not in c]
+        for part in re.findall(r"\([^()]*\)|[^()]+", pattern)
+    ]
+    if len(parts) > 4:
+        return []
+    return [" ".join("".join(choice).split()) for choice in itertools.product(*parts)]
 
 
 @lru_cache(maxsize=32)

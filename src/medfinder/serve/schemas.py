@@ -240,7 +240,7 @@ class Alive(BaseModel):
 
 def study_out(study: Study) -> StudyOut:
     """Return what may be told of a study."""
-    planes = {}
+    planes: dict[str, PlaneOut] = {}
     for plane in PLANES:
         g = plane_geometry(study.shape, study.spacing_mm, plane)
         left, right, top, bottom = g.edges

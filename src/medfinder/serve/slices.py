@@ -97,17 +97,21 @@ def to_pixels(volume: Volume) -> Pixels:
 def key_slice(hu: npt.NDArray[np.int16]) -> int:
     """Return the axial index with most lung; without lung, the one with most soft tissue.
 
-    Lung counts as -950 to -500 HU and tissue as -100 to 300 HU, on every fourth pixel each way.
-    Ties go to the slice nearest the middle, which is also the answer for an empty volume.
+    Lung is -950 to -500 HU with tissue on all four sides of it, which leaves out the padding
+    around a body; tissue is -100 to 300 HU. Both are judged on every fourth pixel each way. Ties
+    go to the slice nearest the middle.
     """
     sparse = hu[:, ::4, ::4]
-    lung = ((sparse > -950) & (sparse < -500)).mean(axis=(1, 2))
-    score = lung
-    if lung.max() < 0.03:  # an abdomen or a limb: air around the body is below -950
+    body = sparse > -200
+    inside = np.ones_like(body)
+    for axis in (1, 2):
+        inside &= np.logical_or.accumulate(body, axis=axis)
+        inside &= np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
+    score = (inside & (sparse > -950) & (sparse < -500)).mean(axis=(1, 2))
+    if score.max() < 0.03:
         score = ((sparse > -100) & (sparse < 300)).mean(axis=(1, 2))
-    middle = len(hu) // 2
     best = np.flatnonzero(score == score.max())
-    return int(best[np.abs(best - middle).argmin()])
+    return int(best[np.abs(best - len(hu) // 2).argmin()])
 
 
 def plane_geometry(
@@ -334,7 +338,7 @@ def _stretch(values: npt.NDArray[np.float32], n: int, axis: int) -> npt.NDArray[
     share = share[:, None] if axis == 0 else share[None, :]
     first = values.take(low, axis=axis)
     first += (values.take(high, axis=axis) - first) * share
-    return first
+    return np.asarray(first, dtype=np.float32)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -140,7 +140,8 @@ export function annotate(text, spans) {
   return fragment;
 }
 
-const folded = (text) =>
+const LETTER = /[\p{L}\p{N}]/u;
+export const folded = (text) =>
   [...text].map((c) => c.normalize("NFD")[0].toLowerCase()).map((c) => (c.length === 1 ? c : "?")).join("");
 
 export function termSpans(text, terms) {
@@ -151,8 +152,9 @@ export function termSpans(text, terms) {
     const wanted = folded(term);
     if (!wanted) continue;
     for (let at = low.indexOf(wanted); at >= 0; at = low.indexOf(wanted, at + 1)) {
-      const before = low[at - 1] ?? " ";
-      if (!/[\p{L}\p{N}]/u.test(before)) spans.push({ start: at, end: at + wanted.length, kind: "term" });
+      const end = at + wanted.length;
+      const isWord = !LETTER.test(low[at - 1] ?? " ") && /^(e?s)?([^\p{L}\p{N}]|$)/u.test(low.slice(end, end + 3));
+      if (isWord) spans.push({ start: at, end, kind: "term" });
     }
   }
   return spans;
@@ -197,3 +199,6 @@ export function facts(study) {
     study.source,
   ].filter(Boolean);
 }
+
+export const isChest = (study) => !study.body_part || /chest|thorax|tórax|torax|lung/i.test(study.body_part);
+export const defaultWindow = (study) => (isChest(study) ? "lung" : "abdomen");

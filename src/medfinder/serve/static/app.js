@@ -1,17 +1,12 @@
 // The page: query, filters, results, and which study is open.
 // The URL's hash holds what is looked at (study, plane, slice, window), never what was asked.
 
-import { annotate, Failure, facts, findingChips, findingLabel, get, make, post, sentenceSpans, sliceUrl, termSpans, unitOffsets, upload } from "./api.js";
+import { annotate, defaultWindow, Failure, facts, findingChips, findingLabel, folded, get, make, post, sentenceSpans, sliceUrl, termSpans, unitOffsets, upload } from "./api.js";
 import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE = 12; // hits at first, and how many more each time
-const EXAMPLES = [
-  { text: "lung mass in a patient with cancer" },
-  { text: "pleural effusion on the left without pneumothorax" },
-  { keywords: ["nodule"] },
-  { text: "derrame pleural bilateral" },
-];
+const EXAMPLES = ["lung mass in a patient with cancer", "left pleural effusion without pneumothorax", "derrame pleural bilateral"];
 const FACET_TITLES = { sex: "Sex", age: "Age", findings: "Findings", body_part: "Body part", manufacturer: "Scanner", source: "Source", split: "Split", language: "Report language" };
 const SEX = { F: "women", M: "men" };
 
@@ -23,7 +18,7 @@ const state = {
   filters: {},
   k: PAGE,
   hits: [],
-  thumbs: "lung",
+  thumbs: "auto",
   abort: null,
   facetAbort: null,
 };
@@ -51,8 +46,12 @@ async function start() {
     onSimilar: (study) => moreLike(study.study_id),
     onState: writeHash,
     why: (id) => state.hits.find((h) => h.study_id === id)?.why,
+    parts: (id) => {
+      const hit = state.hits.find((h) => h.study_id === id);
+      return hit ? partsOf(hit, bestParts(state.hits)) : null;
+    },
   });
-  $("thumb-window").append(...Object.keys(status.windows).map((n) => make("option", { value: n }, n)));
+  $("thumb-window").append(...["auto", ...Object.keys(status.windows)].map((n) => make("option", { value: n }, n)));
   showExamples();
   refreshFacets();
   readHash();
@@ -61,15 +60,13 @@ async function start() {
 function showExamples() {
   const counts = new Map(state.vocabulary.map((f) => [f.name, f.n_studies]));
   const common = [...counts].filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]).slice(0, 6);
-  const items = EXAMPLES.filter((e) => !e.keywords || e.keywords.every((k) => counts.has(k)));
   const button = (label, act) => make("li", {}, make("button.example", { type: "button", onclick: act }, label));
-  $("examples").replaceChildren(
-    ...items.map((e) =>
-      e.text
-        ? button(`“${e.text}”`, () => { $("text").value = e.text; grow(); searchWords(); })
-        : button(`+ ${e.keywords[0]}`, () => addKeyword(e.keywords[0]))),
-    ...common.map(([name, n]) => button(`+ ${name} (${n})`, () => addKeyword(name))),
-  );
+  $("examples").replaceChildren(...EXAMPLES.map((text) => button(`“${text}”`, () => {
+    $("text").value = text;
+    grow();
+    searchWords();
+  })));
+  $("common").replaceChildren(...common.map(([name, n]) => button(`+ ${name} (${n})`, () => addKeyword(name))));
 }
 
 // ---- searching --------------------------------------------------------------
@@ -172,8 +169,7 @@ function showHits(answer) {
   if (query.kind === "similar") asked.replaceChildren("More like ", make("strong", {}, query.studyId), ". The same patient is left out.");
   else if (query.kind === "volume") asked.replaceChildren("Studies whose CT looks like ", make("strong", {}, query.file.name), ".");
   else asked.textContent = n ? "" : "Try fewer filters, another word, or one finding.";
-  const best = {};
-  for (const hit of answer.hits) for (const [part, value] of Object.entries(hit.why.parts)) best[part] = Math.max(best[part] ?? 0, value);
+  const best = bestParts(answer.hits);
   $("hits").replaceChildren(...answer.hits.map((hit) => card(hit, best)));
   $("more-hits").hidden = n < state.k || state.k >= state.status.max_k;
   markOpen();
@@ -198,7 +194,7 @@ function card(hit, best) {
 }
 
 function thumbUrl(study) {
-  return sliceUrl(study.study_id, "axial", "key", `window=${state.thumbs}`);
+  return sliceUrl(study.study_id, "axial", "key", `window=${state.thumbs === "auto" ? defaultWindow(study) : state.thumbs}`);
 }
 
 function reportOf(hit) {
@@ -232,6 +228,12 @@ function partsOf(hit, best) {
     return make("li", { title: `${part} = ${value.toFixed(4)}` }, make("span", {}, PART_NAMES[part] ?? part), bar, make("span.value", {}, value.toFixed(2)));
   });
   return make("ul.parts", { "aria-label": "Why: parts of the score" }, ...rows);
+}
+
+function bestParts(hits) {
+  const best = {};
+  for (const hit of hits) for (const [part, value] of Object.entries(hit.why.parts)) best[part] = Math.max(best[part] ?? 0, value);
+  return best;
 }
 
 function markOpen() {
@@ -408,7 +410,7 @@ function filtersChanged() {
 // ---- keywords with completion -----------------------------------------------
 
 function suggestions(word) {
-  const low = word.toLowerCase();
+  const low = folded(word);
   const scored = [];
   for (const entry of state.vocabulary) {
     if (state.keywords.includes(entry.name)) continue;
@@ -416,7 +418,7 @@ function suggestions(word) {
     let best = Infinity;
     let as = entry.name;
     for (const name of names) {
-      const at = name.toLowerCase().indexOf(low);
+      const at = folded(name).indexOf(low);
       if (at < 0) continue;
       const cost = (at === 0 ? 0 : name[at - 1] === " " ? 1 : 2) + (name === entry.name ? 0 : 0.5);
       if (cost < best) [best, as] = [cost, name];
@@ -514,6 +516,7 @@ function listen() {
     searchWords();
   };
   $("text").oninput = grow;
+  new ResizeObserver(grow).observe($("query"));
   $("text").onkeydown = (event) => {
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();

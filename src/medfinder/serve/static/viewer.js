@@ -1,6 +1,6 @@
 // A study: its slices in three planes, its report and its findings.
 
-import { annotate, facts, findingChips, findingLabel, getImage, get, make, sentenceSpans, sliceUrl, termSpans, unitOffsets } from "./api.js";
+import { annotate, defaultWindow, facts, findingChips, findingLabel, get, getImage, make, sentenceSpans, sliceUrl, termSpans, unitOffsets } from "./api.js";
 
 const PLANES = ["axial", "coronal", "sagittal"];
 const AHEAD = 6; // slices fetched before they are asked for, each way
@@ -37,10 +37,10 @@ class SliceView {
     this.stage = make(
       "div.stage", { "data-plane": plane },
       this.canvas,
-      make("span.edge.left", { "aria-hidden": "true" }, g.left),
-      make("span.edge.right", { "aria-hidden": "true" }, g.right),
-      make("span.edge.top", { "aria-hidden": "true" }, g.top),
-      make("span.edge.bottom", { "aria-hidden": "true" }, g.bottom),
+      make("span.edge.at-left", { "aria-hidden": "true" }, g.left),
+      make("span.edge.at-right", { "aria-hidden": "true" }, g.right),
+      make("span.edge.at-top", { "aria-hidden": "true" }, g.top),
+      make("span.edge.at-bottom", { "aria-hidden": "true" }, g.bottom),
       this.number, this.grey, this.bar, this.failed,
     );
     this.element = make("div.view", { "data-plane": plane }, this.stage, this.slider);
@@ -251,7 +251,7 @@ class SliceView {
 }
 
 export class Viewer {
-  // hooks: {windows, onClose, onSimilar, onState, why(studyId)}
+  // hooks: {windows, onClose, onSimilar, onState, why(studyId), parts(studyId)}
   constructor(root, hooks) {
     this.root = root;
     this.hooks = hooks;
@@ -271,7 +271,7 @@ export class Viewer {
     this.study = study;
     this.layout = [...PLANES, "all"].includes(state.plane) ? state.plane : this.layout;
     if (state.window && this.hooks.windows[state.window]) this.window = { name: state.window };
-    else if (study.body_part && !/chest|thorax|torax|lung/i.test(study.body_part) && this.window.name === "lung") this.window = { name: "abdomen" };
+    else this.window = { name: defaultWindow(study) };
     this.indices = Object.fromEntries(PLANES.map((p) => [p, Math.floor(study.planes[p].n_slices / 2)]));
     const onePlane = PLANES.includes(this.layout) ? this.layout : "axial";
     if (Number.isInteger(state.index)) this.indices[onePlane] = clamp(state.index, study.planes[onePlane].n_slices);
@@ -347,10 +347,12 @@ export class Viewer {
         .filter((f) => f.end > f.start)
         .map((f) => ({ start: unit(f.start), end: unit(f.end), kind: f.status, title: `${f.status}: ${findingLabel(f)}` }));
       if (why) spans.push(...sentenceSpans(text, why.sentences), ...termSpans(text, why.terms));
-      parts.push(make("h3", {}, "Report"), make("p.report", { lang: study.report.language }, annotate(text, spans)));
+      parts.push(make("h3", {}, "Report", why?.sentences.length ? make("span.legend", {}, "matching sentences marked") : null), make("p.report", { lang: study.report.language }, annotate(text, spans)));
     } else {
       parts.push(make("p.muted", {}, "This study has no report."));
     }
+    const scores = this.hooks.parts(study.study_id);
+    if (scores) parts.push(make("h3", {}, "Why it was found"), scores);
     parts.push(
       make("h3", {}, "Acquisition"),
       make("p.muted", {}, `${study.shape.join(" × ")} voxels, ${spacing} mm (D × H × W)`, study.split ? ` · ${study.split}` : ""));
