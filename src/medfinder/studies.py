@@ -1,0 +1,235 @@
+"""`Study` ↔ one flat row: the columns of ``studies.parquet`` and of the index, in one place.
+
+Text, findings and facets each have a column of their own so that SQL can filter on them. A row
+holds everything a `Study` holds, so ``from_row(to_row(study)) == study``. Knows no database.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfinder.artifact import atomic_write
+from medfinder.errors import Incomplete, InputError, Mismatch
+from medfinder.records import Finding, Rejection, Report, Study
+
+FACETS = (
+    "study_id",
+    "patient_id",
+    "sex",
+    "age",
+    "study_date",
+    "manufacturer",
+    "body_part",
+    "split",
+    "source",
+    "language",
+    "spacing_mm_d",
+    "spacing_mm_h",
+    "spacing_mm_w",
+    "n_slices",
+    "findings_present",
+    "findings_absent",
+    "findings_uncertain",
+)
+"""Columns a filter (``where``) may name, in the order messages list them."""
+
+_FINDING = tuple(f.name for f in dataclasses.fields(Finding))
+
+
+def schema() -> Any:
+    """Return the ``pyarrow.Schema`` of a row.
+
+    ``spacing_mm_*`` are millimetres; ``shape`` is (D, H, W) and ``n_slices`` its first; ``age`` is
+    in years; ``study_date`` an ISO date as text, so that it compares as a date does; ``findings_*``
+    are names, each once, in order of appearance. ``report_text`` is null for a study without report.
+    """
+    import pyarrow as pa
+
+    text, names = pa.string(), pa.list_(pa.string())
+    finding = pa.struct(
+        [pa.field(n, pa.int32() if n in ("start", "end") else text) for n in _FINDING]
+    )
+    return pa.schema(
+        [
+            pa.field("study_id", text, nullable=False),
+            pa.field("patient_id", text, nullable=False),
+            pa.field("series_id", text, nullable=False),
+            pa.field("volume_path", text, nullable=False),
+            pa.field("volume_hash", text, nullable=False),
+            pa.field("shape", pa.list_(pa.int32()), nullable=False),
+            pa.field("n_slices", pa.int32(), nullable=False),
+            pa.field("spacing_mm_d", pa.float64(), nullable=False),
+            pa.field("spacing_mm_h", pa.float64(), nullable=False),
+            pa.field("spacing_mm_w", pa.float64(), nullable=False),
+            pa.field("report_text", text),
+            pa.field("language", text),
+            pa.field("findings_text", text),
+            pa.field("impression_text", text),
+            pa.field("findings", pa.list_(finding)),
+            pa.field("findings_present", names),
+            pa.field("findings_absent", names),
+            pa.field("findings_uncertain", names),
+            pa.field("sex", text),
+            pa.field("age", pa.int32()),
+            pa.field("study_date", text),
+            pa.field("manufacturer", text),
+            pa.field("body_part", text),
+            pa.field("split", text),
+            pa.field("source", text, nullable=False),
+        ]
+    )
+
+
+def to_row(study: Study) -> dict[str, Any]:
+    """Return `study` as a row of `schema`, in plain Python values."""
+    report = study.report
+    return {
+        "study_id": study.study_id,
+        "patient_id": study.patient_id,
+        "series_id": study.series_id,
+        "volume_path": study.volume_path,
+        "volume_hash": study.volume_hash,
+        "shape": list(study.shape),
+        "n_slices": study.shape[0],
+        "spacing_mm_d": study.spacing_mm[0],
+        "spacing_mm_h": study.spacing_mm[1],
+        "spacing_mm_w": study.spacing_mm[2],
+        "report_text": report.text if report else None,
+        "language": report.language if report else None,
+        "findings_text": report.findings_text if report else None,
+        "impression_text": report.impression_text if report else None,
+        "findings": [{name: getattr(f, name) for name in _FINDING} for f in study.findings],
+        "findings_present": _names(study, "present"),
+        "findings_absent": _names(study, "absent"),
+        "findings_uncertain": _names(study, "uncertain"),
+        "sex": study.sex,
+        "age": study.age,
+        "study_date": study.study_date,
+        "manufacturer": study.manufacturer,
+        "body_part": study.body_part,
+        "split": study.split,
+        "source": study.source,
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Study:
+    """Return the `Study` that `to_row` made `row` from; columns it does not know are ignored."""
+    report = None
+    if row["report_text"] is not None:
+        report = Report(
+            text=row["report_text"],
+            language=row["language"],
+            findings_text=row["findings_text"],
+            impression_text=row["impression_text"],
+        )
+    d, h, w = row["shape"]
+    return Study(
+        study_id=row["study_id"],
+        patient_id=row["patient_id"],
+        series_id=row["series_id"],
+        volume_path=row["volume_path"],
+        volume_hash=row["volume_hash"],
+        shape=(d, h, w),
+        spacing_mm=(row["spacing_mm_d"], row["spacing_mm_h"], row["spacing_mm_w"]),
+        report=report,
+        findings=tuple(Finding(**f) for f in row["findings"] or ()),
+        sex=row["sex"],
+        age=row["age"],
+        study_date=row["study_date"],
+        manufacturer=row["manufacturer"],
+        body_part=row["body_part"],
+        split=row["split"],
+        source=row["source"],
+    )
+
+
+def digest(study: Study) -> str:
+    """Return 16 hex digits that change whenever anything the study holds changes."""
+    text = json.dumps(to_row(study), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def to_table(studies: Iterable[Study]) -> Any:
+    """Return the studies as a ``pyarrow.Table`` of `schema`, in the order given."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([to_row(study) for study in studies], schema=schema())
+
+
+def write_studies(path: Path, studies: Sequence[Study]) -> None:
+    """Write ``studies.parquet`` atomically, sorted by study_id.
+
+    Raises:
+        InputError: Two studies have one study_id.
+    """
+    import pyarrow.parquet as pq
+
+    ordered = sorted(studies, key=lambda study: study.study_id)
+    for a, b in zip(ordered, ordered[1:], strict=False):
+        if a.study_id == b.study_id:
+            raise InputError(
+                f"Two studies have the study_id {a.study_id!r}. Give each study an id of its own.",
+                rule="duplicate-study",
+            )
+    with atomic_write(path) as file:
+        pq.write_table(to_table(ordered), file, compression="zstd")
+
+
+def read_studies(path: Path) -> list[Study]:
+    """Read ``studies.parquet``, in its order.
+
+    Raises:
+        Incomplete: There is no such file.
+        Mismatch: It is no Parquet file, or lacks a column of `schema`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except FileNotFoundError:
+        raise Incomplete(
+            f"There is no {path.name} in this folder. Run 'medfinder curate' again; it resumes."
+        ) from None
+    except pa.ArrowInvalid:
+        raise Mismatch(
+            f"{path.name} is not a Parquet file. Run 'medfinder curate' again."
+        ) from None
+    missing = sorted(set(schema().names) - set(table.column_names))
+    if missing:
+        raise Mismatch(
+            f"{path.name} lacks the columns {', '.join(missing)}: another version of MedFinder "
+            "wrote it. Run 'medfinder curate' again."
+        )
+    return [from_row(row) for row in table.to_pylist()]
+
+
+def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
+    """Write ``rejections.parquet`` atomically: columns item, rule, reason; sorted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    ordered = sorted(rejections, key=lambda r: (r.item, r.rule, r.reason))
+    table = pa.Table.from_pylist(
+        [dataclasses.asdict(rejection) for rejection in ordered],
+        schema=pa.schema([("item", text), ("rule", text), ("reason", text)]),
+    )
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_rejections(path: Path) -> list[Rejection]:
+    """Read ``rejections.parquet``; nothing was rejected where there is none."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return []
+    return [Rejection(**row) for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def _names(study: Study, status: str) -> list[str]:
+    return list(dict.fromkeys(f.name for f in study.findings if f.status == status))
