@@ -79,6 +79,23 @@ class PreprocessConfig:
             good = tuple(self.output_range) == (0.0, 255.0)
             _require(good, "output_range", self.output_range, "(0, 255) where dtype is uint8")
         _require(_finite(self.pad_hu), "pad_hu", self.pad_hu, "a finite number")
+        self._spell_alike()
+
+    def _spell_alike(self) -> None:
+        """Turn -1000 into -1000.0 and lists into tuples: equal configs have one hash."""
+        alike: dict[str, Any] = {
+            "windows_hu": tuple((float(a), float(b)) for a, b in self.windows_hu),
+            "output_range": (float(self.output_range[0]), float(self.output_range[1])),
+            "pad_hu": float(self.pad_hu),
+        }
+        if isinstance(self.foreground_above_hu, (int, float)):
+            alike["foreground_above_hu"] = float(self.foreground_above_hu)
+        if self.spacing_mm is not None:
+            alike["spacing_mm"] = tuple(map(float, self.spacing_mm))
+        if self.size is not None:
+            alike["size"] = tuple(self.size)
+        for name, value in alike.items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_channels(self) -> int:
