@@ -1,0 +1,245 @@
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+
+from medfinder.errors import InputError, UnknownName
+from medfinder.serve.slices import (
+    MAX_PIXELS,
+    WINDOWS,
+    PixelCache,
+    Pixels,
+    PngCache,
+    Window,
+    check_slice,
+    encode_png,
+    find_window,
+    key_slice,
+    plane_geometry,
+    render_slice,
+    to_pixels,
+)
+from medfinder.volume.volume import Volume
+
+WIDE = Window(0, 2000)
+
+
+def decode_png(png):
+    """Read an 8-bit grey PNG whose lines are filtered by Sub: slow and obvious."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(png):
+        (n,) = struct.unpack(">I", png[at : at + 4])
+        kind, data = png[at + 4 : at + 8], png[at + 8 : at + 8 + n]
+        assert struct.unpack(">I", png[at + 8 + n : at + 12 + n])[0] == zlib.crc32(kind + data)
+        chunks[kind] = data
+        at += 12 + n
+    columns, rows, depth, colour, *_ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert (depth, colour) == (8, 0)
+    raw = zlib.decompress(chunks[b"IDAT"])
+    out = []
+    for r in range(rows):
+        line = raw[r * (columns + 1) : (r + 1) * (columns + 1)]
+        assert line[0] == 1
+        before, values = 0, []
+        for byte in line[1:]:
+            before = (before + byte) % 256
+            values.append(before)
+        out.append(values)
+    return np.array(out, dtype=np.uint8)
+
+
+def pixels_of(hu, spacing_mm=(1.0, 1.0, 1.0)):
+    return Pixels(np.asarray(hu, dtype=np.int16), spacing_mm, 0)
+
+
+def marked(d, h, w):
+    """Air with one white voxel."""
+    hu = np.full((6, 8, 10), -1000)
+    hu[d, h, w] = 1000
+    return pixels_of(hu)
+
+
+def where_white(png):
+    rows, columns = np.nonzero(decode_png(png) == 255)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def test_a_png_holds_the_grey_values_that_were_given():
+    grey = np.random.default_rng(0).integers(0, 256, (7, 13), dtype=np.uint8)
+    assert (decode_png(encode_png(grey)) == grey).all()
+
+
+def test_an_axial_slice_has_the_front_on_top_and_the_right_on_the_left():
+    pixels = marked(2, 7, 9)  # most anterior, most right
+    assert where_white(render_slice(pixels, "axial", 2, WIDE)) == [(0, 0)]
+
+
+def test_a_coronal_slice_has_the_head_up_and_the_right_on_the_left():
+    pixels = marked(5, 3, 9)  # most superior, most right
+    assert where_white(render_slice(pixels, "coronal", 3, WIDE)) == [(0, 0)]
+
+
+def test_a_sagittal_slice_has_the_head_up_and_the_front_on_the_left():
+    pixels = marked(5, 7, 4)
+    assert where_white(render_slice(pixels, "sagittal", 4, WIDE)) == [(0, 0)]
+
+
+def test_the_edges_say_what_lies_there():
+    edges = {
+        p: plane_geometry((6, 8, 10), (1, 1, 1), p).edges for p in ("axial", "coronal", "sagittal")
+    }
+    assert edges == {
+        "axial": ("R", "L", "A", "P"),
+        "coronal": ("R", "L", "S", "I"),
+        "sagittal": ("A", "P", "S", "I"),
+    }
+
+
+def test_pixels_are_square_in_millimetres():
+    hu = np.zeros((10, 40, 40))
+    png = decode_png(render_slice(pixels_of(hu, (5.0, 0.8, 0.8)), "coronal", 0, WIDE))
+    assert png.shape == (round(10 * 5 / 0.8), 40)
+
+
+def test_a_ball_is_round_in_every_plane():
+    spacing = (4.0, 1.0, 2.0)
+    shape = (20, 80, 40)
+    grid = np.meshgrid(
+        *((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)),
+        indexing="ij",
+    )
+    hu = np.where(sum(g**2 for g in grid) < 30**2, 1000, -1000)
+    for axis, plane in enumerate(("axial", "coronal", "sagittal")):
+        png = decode_png(render_slice(pixels_of(hu, spacing), plane, shape[axis] // 2, WIDE)) > 127
+        height, width = png.any(axis=1).sum(), png.any(axis=0).sum()
+        assert abs(int(height) - int(width)) <= 4
+
+
+def test_a_window_maps_its_ends_to_black_and_white():
+    hu = np.array([[[-1350, -1349, -600, 149, 150, 3000]]])
+    row = decode_png(render_slice(pixels_of(hu), "axial", 0, WINDOWS["lung"]))[0, ::-1]
+    assert row[0] == 0
+    assert row[2] in (127, 128)
+    assert row[4] == row[5] == 255
+
+
+def test_an_enormous_aspect_stays_within_the_largest_picture():
+    geometry = plane_geometry((4000, 512, 512), (5.0, 0.5, 0.5), "coronal")
+    assert max(geometry.width, geometry.height) == MAX_PIXELS
+
+
+def test_stored_values_become_hounsfield_units_as_the_volume_says():
+    stored = np.array([[[0, 1024, 4000]]], dtype=np.uint16)
+    pixels = to_pixels(Volume(stored, np.eye(4), slope=1.0, intercept=-1024.0))
+    assert pixels.hu.tolist() == [[[-1024, 0, 2976]]]
+
+
+def test_values_beyond_int16_and_nan_are_held_within_it():
+    stored = np.array([[[np.nan, 1e6, -1e6]]])
+    assert to_pixels(Volume(stored, np.eye(4))).hu.tolist() == [[[0, 32767, -32768]]]
+
+
+def test_the_key_slice_shows_most_lung():
+    hu = np.full((30, 64, 64), 40, dtype=np.int16)
+    hu[:, :4] = hu[:, -4:] = -1000
+    hu[8:14, 20:44, 12:52] = -800
+    hu[11, 16:48, 8:56] = -800
+    assert key_slice(hu) == 11
+
+
+def test_foam_around_a_limb_is_no_lung():
+    hu = np.full((20, 64, 64), -800, dtype=np.int16)  # foam everywhere
+    hu[:, 24:40, 24:40] = 40
+    hu[15, 20:44, 20:44] = 40
+    assert key_slice(hu) == 15
+
+
+def test_without_any_difference_the_key_slice_is_the_middle():
+    assert key_slice(np.full((9, 8, 8), -1000, dtype=np.int16)) == 4
+
+
+@pytest.mark.parametrize("index", [-1, 6])
+def test_a_slice_outside_of_the_volume_is_refused_with_its_range(index):
+    with pytest.raises(InputError, match=rf"no axial slice {index}: expected 0 to 5") as error:
+        check_slice((6, 8, 10), "axial", index)
+    assert error.value.rule == "slice-out-of-range"
+
+
+def test_an_unknown_plane_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownName, match="axial"):
+        check_slice((6, 8, 10), "oblique", 0)
+
+
+def test_without_a_word_the_window_is_lung():
+    assert find_window() == WINDOWS["lung"]
+
+
+def test_a_level_and_a_width_make_a_window():
+    assert find_window(None, 50, 350) == Window(50, 350)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("lung", 40.0, 400.0),
+        (None, 40.0, None),
+        (None, None, 4.0),
+        (None, 0.0, 0.0),
+        (None, float("nan"), 4.0),
+    ],
+)
+def test_half_a_window_or_an_impossible_one_is_refused(given):
+    with pytest.raises(InputError, match="indow") as error:
+        find_window(*given)
+    assert error.value.rule == "bad-window"
+
+
+def test_a_volume_is_loaded_once_however_many_ask():
+    cache = PixelCache(10**6)
+    gate, loads = threading.Event(), []
+
+    def load():
+        loads.append(1)
+        gate.wait(5)
+        return pixels_of(np.zeros((1, 2, 2)))
+
+    futures = [cache.get("a", load) for _ in range(20)]
+    gate.set()
+    assert len({id(f.result(5)) for f in futures}) == 1
+    assert len(loads) == 1
+    cache.close()
+
+
+def test_the_volumes_longest_unseen_go_first():
+    cache = PixelCache(2 * 2000)
+    for key in ("a", "b"):
+        cache.get(key, lambda: pixels_of(np.zeros((1, 10, 100)))).result(5)
+    cache.get("a", lambda: pixels_of(np.zeros(0))).result(5)
+    cache.get("c", lambda: pixels_of(np.zeros((1, 10, 100)))).result(5)
+    cache.close()
+    assert [k in cache for k in "abc"] == [True, False, True]
+    assert cache.size_bytes == 4000
+
+
+def test_a_load_that_failed_is_tried_again():
+    cache = PixelCache(1000)
+
+    def fail():
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        cache.get("a", fail).result(5)
+    assert cache.get("a", lambda: pixels_of(np.zeros((1, 1, 1)))).result(5).hu.shape == (1, 1, 1)
+    cache.close()
+
+
+def test_finished_pictures_are_kept_within_their_bound():
+    cache = PngCache(10)
+    cache.put("a", b"12345")
+    cache.put("b", b"12345")
+    cache.get("a")
+    cache.put("c", b"12345")
+    assert [cache.get(k) is not None for k in "abc"] == [True, False, True]
