@@ -10,6 +10,7 @@ from medfinder.errors import ConfigError, Mismatch
 from medfinder.phantom.case import case_from_dict
 from medfinder.phantom.chest import SMALL, PhantomConfig
 from medfinder.phantom.phantom import COLUMNS, write_phantoms
+from medfinder.volume.nifti import read_nifti
 from medfinder.volume.read import read_volume
 
 SIZE = (24, 32, 32)
@@ -31,7 +32,7 @@ def test_a_folder_holds_volumes_a_table_and_the_truth(tmp_path):
     for row, told in zip(rows, truth, strict=True):
         volume = read_volume(tmp_path / row["file"])
         assert volume.shape == SIZE
-        assert read_volume(tmp_path / told["mask"]).shape == SIZE
+        assert read_nifti(tmp_path / told["mask"]).shape == SIZE
         assert case_from_dict(told["case"]).age == int(row["age"])
         assert row["text"]
         assert row["split"] in ("train", "val", "test")

@@ -23,6 +23,9 @@ Course: TypeAlias = tuple[list[tuple[float, float, float]], list[float]]
 AIR_HU, FAT_HU, MUSCLE_HU, WATER_HU = -1000.0, -100.0, 48.0, 5.0
 
 
+TABLE_LOW_MM, TABLE_HIGH_MM, TABLE_STEP_MM = -260.0, 420.0, 0.25
+
+
 @dataclass(frozen=True, slots=True)
 class Tissue:
     """HU of what contrast agent changes; part of the acquisition, not of the patient.
@@ -48,6 +51,7 @@ class Body:
     def __init__(self, case: CaseSpec) -> None:
         h = self.habitus = case.habitus
         self.a, self.b, self.height = h.half_width_mm, h.half_depth_mm, h.lung_height_mm
+        self._tabulate()
         self.unit = self.height / 240.0  # of everything that scales with the chest's height
         heart, aneurysm = case.get("cardiomegaly"), case.get("aortic aneurysm")
         self.heart_scale = h.heart_scale * (
@@ -107,24 +111,33 @@ class Body:
         if crushed and crushed.level and crushed.severity:
             self.collapsed[int(crushed.level[1:])] = COLLAPSE[crushed.severity]
 
+    def _tabulate(self) -> None:
+        """Fill tables of the rib cage over z: powers are dear, and every voxel asks."""
+        z = np.arange(TABLE_LOW_MM, TABLE_HIGH_MM, TABLE_STEP_MM)
+        t = z / self.height
+        back = -self.b + 34 * (t - 0.42) ** 2
+        t = np.clip(t, -0.6, 1.18)
+        up = np.maximum(t - 0.22, 0) / 0.8
+        width = self.a * np.sqrt(np.maximum(1 - 0.7 * up**2.3, 0.05))
+        width *= 1 - 0.06 * np.maximum(-t, 0) / 0.3
+        depth = self.b * (1 - 0.44 * np.maximum(t - 0.25, 0) ** 1.5)
+        self._back, self._width, self._depth, self._middle = (
+            v.astype(np.float32) for v in (back, width, depth, back + depth)
+        )
+
+    def _row(self, z: Array) -> npt.NDArray[np.intp]:
+        row = (z - np.float32(TABLE_LOW_MM - TABLE_STEP_MM / 2)) * np.float32(1 / TABLE_STEP_MM)
+        out: npt.NDArray[np.intp] = np.clip(row, 0, len(self._back) - 1).astype(np.intp)
+        return out
+
     def back(self, z: Array | float) -> Array:
         """Return y of the rib cage's rear wall at the height z."""
-        t = np.asarray(z, np.float32) / np.float32(self.height)
-        out: Array = (-self.b + 34 * (t - 0.42) ** 2).astype(np.float32)
-        return out
+        return self._back[self._row(np.asarray(z, np.float32))]
 
     def cage(self, z: Array) -> tuple[Array, Array, Array]:
         """Return half width, half depth and the centre's y of the rib cage at heights z."""
-        t = np.clip(z / np.float32(self.height), -0.6, 1.18).astype(np.float32)
-        up = np.maximum(t - 0.22, 0) / 0.8
-        width = self.a * np.sqrt(np.maximum(1 - 0.7 * up**2.3, 0.05))
-        depth = self.b * (1 - 0.44 * np.maximum(t - 0.25, 0) ** 1.5)
-        down = 1 - 0.06 * np.maximum(-t, 0) / 0.3
-        return (
-            (width * down).astype(np.float32),
-            depth.astype(np.float32),
-            (self.back(z) + depth).astype(np.float32),
-        )
+        row = self._row(z)
+        return self._width[row], self._depth[row], self._middle[row]
 
     def wall(self, x: Array, y: Array, z: Array) -> Array:
         """Return the signed distance to the rib cage's inside; negative inside."""
@@ -174,12 +187,13 @@ class Body:
     def lung_depth(self, x: Array, y: Array, z: Array) -> Array:
         """Return how deep a point lies inside a lung, in millimetres; negative outside."""
         depth: Array = -self.wall(x, y, z) - np.float32(1)
-        depth = np.minimum(depth, np.abs(x) - self.septum(y, z))
+        aside = np.abs(x)
+        depth = np.minimum(depth, aside - self.septum(y, z))
         depth = np.minimum(depth, z - self.dome(x, y))
         depth = np.minimum(depth, z + np.float32(32))
         depth = np.minimum(depth, self.heart(x, y, z, 5))
         top: Array = np.float32(self.height) - (
-            (np.abs(x) - 48) ** 2 + (y - self.back(z) - 55) ** 2
+            (aside - np.float32(48)) ** 2 + (y - self.back(z) - np.float32(55)) ** 2
         ) * np.float32(1 / 75)
         out: Array = np.minimum(depth, (top - z) * np.float32(0.8))
         return out
@@ -213,13 +227,12 @@ class Body:
         z = self.first_rib_z - self.pitch * (number - 1)
         z -= float(self.rib_height(np.float32(angle).reshape(1))[0])
         width, depth, middle = (float(v[0]) for v in self.cage(np.array([z], np.float32)))
-        direction = np.array([math.sin(angle), -math.cos(angle)])
-        # March outward to the wall's rib shell.
-        for r in np.linspace(0.5, 1.2, 141):
-            x, y = direction * r * np.array([width, depth]) + (0, middle)
-            here = np.array([x, y, z], np.float32).reshape(3, 1)
-            if float(self.wall(here[0], here[1], here[2])[0]) > 5:
-                break
+        # Along the ray outward, the first point in the wall's rib shell.
+        r = np.linspace(0.5, 1.2, 141, dtype=np.float32)
+        ray_x = r * np.float32(math.sin(angle) * width)
+        ray_y = r * np.float32(-math.cos(angle) * depth) + np.float32(middle)
+        step = int(np.argmax(self.wall(ray_x, ray_y, np.full_like(r, z)) > 5))
+        x, y = float(ray_x[step]), float(ray_y[step])
         return (x if side == "right" else -x), y, z
 
     def vertebra_height(self, number: int) -> float:
@@ -290,7 +303,9 @@ def draw_anatomy(scene: Scene, body: Body, case: CaseSpec, tissue: Tissue) -> Lu
     _trunk(scene, body, wall, rng)
     depth = body.lung_depth(x, y, z)
     cavity = scene.cover(wall)
-    scene.blend(EVERYWHERE, cavity, FAT_HU + 20)
+    # Fat between the organs, muscle around the apices.
+    outer = (np.abs(x) > body.septum(y, z) + np.float32(6)) & (z > np.float32(0.45 * body.height))
+    scene.blend(EVERYWHERE, cavity, np.where(outer, np.float32(MUSCLE_HU), np.float32(FAT_HU + 20)))
     _abdomen(scene, body, cavity, rng, tissue)
     _bones(scene, body, wall, rng)
     cover = scene.cover(-depth)
@@ -323,9 +338,9 @@ def _trunk(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> N
     skin = inner - np.float32(fat) - belly * (1 + front)
     if h.breast_mm:
         for side in (1, -1):
-            yf = body.b + muscle * 0.6
-            centre = (side * 0.56 * body.a, yf, 0.42 * body.height)
-            radii = (0.5 * body.a, h.breast_mm + fat, 62.0)
+            yf = body.b + 0.2 * muscle  # lying down the breasts spread to the sides
+            centre = (side * 0.6 * body.a, yf, 0.42 * body.height)
+            radii = (0.56 * body.a, 0.65 * h.breast_mm + muscle + 0.8 * fat, 70.0)
             found = scene.ellipsoid(centre, radii, 4)
             if found is not None:
                 box, distance = found
@@ -338,12 +353,12 @@ def _trunk(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> N
         for side in (1, -1):
             for _ in range(5):
                 centre = (
-                    side * 0.56 * body.a + rng.normal(0, 14),
-                    body.b + muscle * 0.6 + rng.uniform(0.2, 0.6) * h.breast_mm,
+                    side * 0.6 * body.a + rng.normal(0, 15),
+                    body.b + muscle + rng.uniform(0.15, 0.45) * h.breast_mm,
                     0.42 * body.height + rng.normal(0, 14),
                 )
-                r = rng.uniform(5, 0.28 * h.breast_mm + 6)
-                scene.ball(centre, (r, r, r * 1.2), density)
+                r = rng.uniform(4, 0.2 * h.breast_mm + 5)
+                scene.ball(centre, (r * 1.4, r, r * 1.4), density)
     # Muscle, with fat planes between its sheets.
     sheet = np.sin((wall - np.float32(muscle * 0.8)) / np.float32(3.2) + 0.03 * x)
     scene.blend(EVERYWHERE, scene.cover(inner), MUSCLE_HU - 30 * np.maximum(sheet, 0) ** 2)
@@ -605,13 +620,13 @@ def draw_vessels(scene: Scene, body: Body, lungs: Lungs, seed: int, tissue: Tiss
     blood = tissue.vein_hu * 0.9
     for side, sign in (("right", 1), ("left", -1)):
         rng = np.random.default_rng([seed, 0x7E55E1, sign + 1])
-        n = 2400
+        n = 3000
         x = (sign * rng.uniform(15, body.a, n)).astype(np.float32)
         y = rng.uniform(-body.b, body.b, n).astype(np.float32)
         z = rng.uniform(-30, body.height, n).astype(np.float32)
-        inside = np.flatnonzero(body.lung_depth(x, y, z) > 4)[:170]
+        inside = np.flatnonzero(body.lung_depth(x, y, z) > 3)[:230]
         goals = np.stack([x[inside], y[inside], z[inside]], 1).astype(np.float64)
-        for a, b, ra, rb in grow_tree(np.asarray(body.hilum[side], float), goals, 7.0):
+        for a, b, ra, rb in grow_tree(np.asarray(body.hilum[side], float), goals, 8.0):
             if max(ra, rb) > 0.16 * scene.edge_mm:
                 scene.twig(a, b, ra, rb, blood, lungs.cover)
 
@@ -639,7 +654,7 @@ def grow_tree(
     load = np.ones(len(nodes))
     for i in range(len(nodes) - 1, 0, -1):
         load[parent[i]] += load[i]
-    radius = np.maximum(root_radius_mm * (load / load[0]) ** (1 / 2.7), 0.5)
+    radius = np.maximum(root_radius_mm * (load / load[0]) ** (1 / 2.7), 0.6)
     return [
         (
             nodes[parent[i]],

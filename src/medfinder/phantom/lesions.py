@@ -73,10 +73,13 @@ class Canvas:
 def _ground_glass(c: Canvas, f: FindingSpec) -> None:
     lungs, scene = c.lungs, c.scene
     share = (0.9, 0.35, -0.25)[GRADE[f.severity or "mild"]]
-    field: Array = c.noise(scene.shape, c.rng.uniform(24, 42))
+    cell_mm = c.rng.uniform(24, 42)
+    field: Array = c.noise(scene.shape, cell_mm) + 0.5 * c.noise(scene.shape, cell_mm / 2.3)
     if f.level == "peripheral":
         field = field + np.float32(1.1) - lungs.depth / np.float32(16)
-    field = field + np.float32(0.35) * (lungs.lobes % 3 != 1).astype(np.float32)  # a little more in the lower lobes
+    field = field + np.float32(0.35) * (lungs.lobes % 3 != 1).astype(
+        np.float32
+    )  # a little more in the lower lobes
     cover = np.clip((field - share) * 2.2, 0, 1)
     if f.side != "bilateral":
         cover = cover * (scene.x > 0 if f.side == "right" else scene.x < 0)
@@ -255,7 +258,9 @@ def _pericardial(c: Canvas, f: FindingSpec) -> None:
     x, y, z = c.scene.at(box)
     distance = c.body.heart(x, y, z)
     down = np.clip(0.62 - 0.38 * ((y - centre[1]) + (z - centre[2])) / 55, 0.3, 1)
-    shell = c.scene.cover((distance - f.size_mm * down).astype(np.float32)) * (1 - c.scene.cover(distance))
+    shell = c.scene.cover((distance - f.size_mm * down).astype(np.float32)) * (
+        1 - c.scene.cover(distance)
+    )
     room = np.maximum(c.lungs.cover[box], (c.scene.hu[box] < 15)) * (c.lungs.wall[box] < 0)
     c.fill(box, (shell * room).astype(np.float32), float(c.rng.uniform(2, 22)))
 

@@ -5,6 +5,7 @@ sentence of its own, so that a reader's negation rules can be judged against the
 denied or left open is always truly absent.
 """
 
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from medfinder.errors import ConfigError
 from medfinder.phantom import phrases_en, phrases_es
-from medfinder.phantom.case import CaseSpec, FindingSpec
+from medfinder.phantom.case import KINDS, CaseSpec, FindingSpec
 from medfinder.records import Language
 
 UNSEEN_EVERY = 4
@@ -238,6 +239,13 @@ def size_grade(finding: FindingSpec) -> int:
     moderate, large = SMALL_TO_LARGE.get(finding.name, (0, 10**6))
     size = finding.size_mm or 0
     return int(size >= moderate) + int(size >= large)
+
+
+def size_bin(finding: FindingSpec) -> str:
+    """Return ``"small"``, ``"medium"`` or ``"big"``: a third of the kind's range on a log scale."""
+    low, high = KINDS[finding.name].size_mm or (1, 2)
+    share = math.log((finding.size_mm or low) / low) / math.log(high / low)
+    return ("small", "medium", "big")[min(2, int(3 * share))]
 
 
 def _english(f: FindingSpec, abbreviate: bool) -> dict[str, str]:
