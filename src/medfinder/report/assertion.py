@@ -32,6 +32,9 @@ _KINDS = (
 )
 _HARD_STOPS = frozenset(";:")
 _PAST_REACH = 8
+_NO = frozenset(
+    ["no", "none", "absent", "negative", "nil", "not", "ninguno", "ausente", "negativo"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,9 @@ class Clauses:
 
     def judge(self, start: int, end: int) -> Assertion:
         """Return what the sentence says of the mention in words `start` to `end`."""
+        following = self._words[end : end + 4]
+        if following[:1] == [":"] and len(following) in (2, 3) and following[1] in _NO:
+            return "absent"  # a form's line: "Pleural effusion: none."
         low, high = self.span(start)
         high = max(high, end)
         inside = self.bracket[start]
@@ -131,9 +137,10 @@ class Clauses:
             overlaps = cue.start < end and start < cue.end
             before = cue.start < start and cue.start >= low
             after = cue.end > end and cue.start < high and cue.start >= start
-            if start <= cue.start and cue.end <= end:
-                # "effusion was not seen in either hemithorax": the mention spans its own denial.
-                denied |= bool(kinds & {"deny_before", "deny_after"})
+            if start < cue.start < end:
+                # "nodes, not pathological", "effusion was not seen in either hemithorax": the
+                # mention spans its own denial.
+                denied |= bool(kinds & {"deny_before", "deny_after", "deny_not"})
             elif "deny_not" in kinds and overlaps and before:
                 # "no density increase" denies the increase; "no increase in nodules" does not.
                 denied = True
@@ -144,9 +151,11 @@ class Clauses:
                     past |= "," not in self._words[cue.end : start]
             elif after:
                 # "no se observa" denies what follows; what stands before, only if nothing does.
+                has_object = self._has_object(cue)
                 if "deny_after" in kinds:
-                    denied |= "deny_before" not in kinds or not self._has_object(cue)
-                doubted |= "doubt_after" in kinds
+                    denied |= "deny_before" not in kinds or not has_object
+                if "doubt_after" in kinds:
+                    doubted |= "doubt_before" not in kinds or not has_object
         if past:
             return "past"
         if denied:
@@ -164,10 +173,13 @@ class Clauses:
         verbs = [i for i, w in enumerate(words) if w in known.verbs and not self.bracket[i]]
         if len(verbs) > 1:
             joins = [i for i, w in enumerate(words) if w in known.joins and not self.bracket[i]]
+            hard = sorted(breaks)
             last = 0
             for k, join in enumerate(joins):
                 following = joins[k + 1] if k + 1 < len(joins) else len(words)
                 reach = len(words) if words[join] == "," else following
+                ended = bisect_right(hard, join)
+                last = max(last, hard[ended - 1] if ended else 0)
                 if _any_between(verbs, last, join) and _any_between(verbs, join + 1, reach):
                     breaks.append(join)
                     last = join

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from medfinder.records import Finding, Language, Laterality, Report, Status
 from medfinder.report.assertion import Clauses, Cues, cues
-from medfinder.report.parse import detect_language, sections
+from medfinder.report.language import detect_language
+from medfinder.report.parse import sections
 from medfinder.report.phrases import Match
 from medfinder.report.sentences import sentences
 from medfinder.report.tokens import Tokens, fold, tokenize
@@ -18,10 +19,9 @@ from medfinder.report.vocabulary import Concept, Vocabulary, vocabulary
 __all__ = ["extract_findings", "sentences"]
 
 _NO_FINDINGS_IN = ("history", "technique", "comparison")
-_NORMAL = "normal:"
 # Places that hold for almost any mention; a better one in the clause is preferred.
 _VAGUE = {"lung field": 2, "hemithorax": 2, "bone": 1, "bronchi": 1, "pleural": 1, "cardiac": 1}
-_VAGUE |= {"peripheral": 1, "central": 1, "subpleural": 1, "mediastinum": 1, "aortic": 1}
+_VAGUE |= {"peripheral": 1, "central": 1, "subpleural": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class _Mention:
     concept: Concept
     start: int
     end: int
-    is_normal: bool
+    kind: str  # "stated", or "normal" or "ignored": its words, without stating it
 
 
 def extract_findings(report: Report | str, language: Language | None = None) -> tuple[Finding, ...]:
@@ -95,7 +95,7 @@ def _of_sentence(
         judged = clauses.judge(mention.start, mention.end)
         if judged == "past":
             continue
-        status: Status = "absent" if mention.is_normal else judged
+        status: Status = "absent" if mention.kind == "normal" else judged
         # "pleural" of "pleural effusion" says nothing of the consolidation beside it.
         free = [p for p in places if not _is_within_another(p, mention, mentions)]
         laterality, location = _where(words, mention, clauses, free, told, known)
@@ -128,22 +128,33 @@ def _of_sentence(
     unique: dict[tuple[str, Status, int, int], Finding] = {}
     for finding in found:
         unique.setdefault((finding.name, finding.status, finding.start, finding.end), finding)
-    return sorted(unique.values(), key=lambda f: f.start)
+    stated = list(unique.values())
+    # "Nodes, not pathological": the label's convention counts the nodes, so it is not denied too.
+    kept = [f for f in stated if f.status != "absent" or not any(_overrules(o, f) for o in stated)]
+    return sorted(kept, key=lambda f: f.start)
+
+
+def _overrules(other: Finding, denied: Finding) -> bool:
+    return (
+        other.name == denied.name
+        and other.status == "present"
+        and other.start < denied.end
+        and denied.start < other.end
+    )
 
 
 def _mentions(matches: list[Match], known: Vocabulary, is_outside: bool) -> list[_Mention]:
     """Return the mentions that mean something: the most specific, the longest, in the lungs."""
     mentions = []
     for match in matches:
-        is_normal = match.key.startswith(_NORMAL)
-        concept = known.get(match.key.removeprefix(_NORMAL))
-        mentions.append(_Mention(concept, match.start, match.end, is_normal))
+        kind, _, name = match.key.rpartition(":")
+        mentions.append(_Mention(known.get(name), match.start, match.end, kind or "stated"))
     kept = [
         mention
         for mention in mentions
         if not any(_replaces(other, mention, known) for other in mentions if other is not mention)
     ]
-    return [m for m in kept if not (is_outside and m.concept.needs_lung)]
+    return [m for m in kept if m.kind != "ignored" and not (is_outside and m.concept.needs_lung)]
 
 
 def _replaces(other: _Mention, mention: _Mention, known: Vocabulary) -> bool:
@@ -154,12 +165,12 @@ def _replaces(other: _Mention, mention: _Mention, known: Vocabulary) -> bool:
         return False
     contained = b.start <= a.start and a.end <= b.end
     if a.concept.name == b.concept.name:
-        if a.is_normal != b.is_normal:
-            return a.is_normal
+        if a.kind != b.kind:
+            return b.kind == "ignored" or a.kind == "normal"
         # Of two that overlap, such as "pleural effusion" and "effusion in the hemithorax", the
         # first; of two that start together, the longer.
         return b.start < a.start or (b.start == a.start and a.end < b.end)
-    if b.is_normal:
+    if b.kind != "stated":
         return False
     if a.concept.name in b.concept.covers:
         return True

@@ -15,7 +15,10 @@ from medfinder.records import Language
 _MARKS = "-/'\"*_"
 _DROPPED: dict[Language, frozenset[str]] = {
     "en": frozenset(["the", "a", "an", "of", "its", *_MARKS]),
-    "es": frozenset("el la los las de del un una unos unas al lo".split()) | frozenset(_MARKS),
+    "es": frozenset(
+        ["el", "la", "los", "las", "de", "del", "un", "una", "unos", "unas", "al", "lo"]
+    )
+    | frozenset(_MARKS),
 }
 # A number with its decimals is one word; "t8", "covid" and "19" are words; any mark stands alone.
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+\d*|[^\w\s]|_")

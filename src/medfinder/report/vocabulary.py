@@ -82,12 +82,14 @@ class Vocabulary:
     Args:
         concepts: Every entry, by name.
         normal: For a finding, phrase patterns of each language that state its absence.
+        ignored: For a finding, phrase patterns that hold its words without stating anything.
     """
 
     def __init__(
         self,
         concepts: Mapping[str, Concept],
         normal: Mapping[str, Mapping[Language, tuple[str, ...]]],
+        ignored: Mapping[str, Mapping[Language, tuple[str, ...]]],
     ) -> None:
         self._concepts = dict(concepts)
         self._by_folded: dict[str, str] = {}
@@ -101,6 +103,7 @@ class Vocabulary:
                     self._children.setdefault(parent, []).append(concept.name)
         self._ancestors: dict[str, frozenset[str]] = {}
         self._normal = normal
+        self._ignored = ignored
         self._phrases: dict[tuple[Language, str], Phrases] = {}
 
     def get(self, name: str) -> Concept:
@@ -145,7 +148,7 @@ class Vocabulary:
             whole = [
                 m.key
                 for m in phrases.matches(words)
-                if m.start == 0 and m.end == len(words) and not m.key.startswith("normal:")
+                if m.start == 0 and m.end == len(words) and ":" not in m.key
             ]
             if whole:
                 # The most specific of several: none of the others lies below it.
@@ -196,7 +199,7 @@ class Vocabulary:
         return {label: label in stated for label in LABELS}
 
     def phrases(self, language: Language, kind: Literal["finding", "location"]) -> Phrases:
-        """Return the matcher of one language; keys are names, or ``normal:`` and a name."""
+        """Return the matcher of one language; keys are names, some after ``normal:`` or ``ignored:``."""
         made = self._phrases.get((language, kind))
         if made is None:
             made = Phrases(language)
@@ -204,8 +207,9 @@ class Vocabulary:
                 if (concept.kind == "location") == (kind == "location"):
                     made.add(concept.same_as or concept.name, concept.synonyms[language])
             if kind == "finding":
-                for name, patterns in self._normal.items():
-                    made.add(f"normal:{name}", patterns.get(language, ()))
+                for prefix, said in (("normal:", self._normal), ("ignored:", self._ignored)):
+                    for name, patterns in said.items():
+                        made.add(prefix + name, patterns.get(language, ()))
             self._phrases[language, kind] = made
         return made
 
@@ -247,14 +251,16 @@ def vocabulary() -> Vocabulary:
 
     concepts = {}
     normal: dict[str, dict[Language, tuple[str, ...]]] = {}
+    ignored: dict[str, dict[Language, tuple[str, ...]]] = {}
     for name, entry in entries.items():
         said = words.get(name, {})
         synonyms: dict[Language, tuple[str, ...]] = {}
         for language in LANGUAGES:
             bare = [name] if language == "en" and not said.get("not_said") else []
             synonyms[language] = (*bare, *said.get(language, ()))
-            if f"normal_{language}" in said:
-                normal.setdefault(name, {})[language] = tuple(said[f"normal_{language}"])
+            for key, others in ((f"normal_{language}", normal), (f"ignored_{language}", ignored)):
+                if key in said:
+                    others.setdefault(name, {})[language] = tuple(said[key])
         concepts[name] = Concept(
             name=name,
             kind=entry["kind"],
@@ -267,7 +273,7 @@ def vocabulary() -> Vocabulary:
             same_as=said.get("same_as"),
             synonyms=synonyms,
         )
-    return Vocabulary(concepts, normal)
+    return Vocabulary(concepts, normal, ignored)
 
 
 def _file(name: str) -> str:
