@@ -278,6 +278,14 @@ def _check_range(hu: npt.NDArray[np.float32], body: npt.NDArray[np.float32]) -> 
             "be. Check the rescale and the sign of the stored values.",
             rule="not-hu-out-of-range",
         )
+    deep = hu[hu < -3100.0]  # one padding value may lie there, a spread may not
+    below = float((deep != deep.min()).sum() / hu.size) if deep.size else 0.0
+    if below > 0.05:
+        raise UnreadableVolume(
+            f"Not Hounsfield units: {below:.0%} of the voxels are spread below -3100; air is -1000 "
+            "and padding has one value. Check the rescale slope.",
+            rule="not-hu-out-of-range",
+        )
     soft = float(((hu > -400.0) & (hu < 1000.0)).mean())
     median_body = float(np.median(body))
     if soft < 0.002 or median_body > 900.0:

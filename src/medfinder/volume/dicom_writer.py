@@ -207,33 +207,13 @@ def _save(ds: Any, path: Path, syntax: str) -> None:
 
 
 def _encode_jpeg_lossless(ds: Any) -> None:
-    """Compress one 16-bit slice by gdcm (the only encoder here for JPEG Lossless)."""
-    import gdcm
     from pydicom.encaps import encapsulate
     from pydicom.uid import JPEGLosslessSV1
 
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetByteValue(ds.PixelData, gdcm.VL(len(ds.PixelData)))
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((ds.Columns, ds.Rows, 1))
-    image.SetPhotometricInterpretation(
-        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
-    )
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 16, 15, ds.PixelRepresentation))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    image.SetDataElement(element)
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(image)
-    if not change.Change():
-        raise UnreadableVolume("gdcm could not compress a slice as JPEG Lossless.")
-    fragments = change.GetOutput().GetDataElement().GetSequenceOfFragments()
-    data = b"".join(
-        fragments.GetFragment(i).GetByteValue().GetBuffer().encode("utf-8", "surrogateescape")
-        for i in range(fragments.GetNumberOfFragments())
-    )
-    ds.PixelData = encapsulate([data])
+    from medfinder.volume.jpeg_lossless import encode
+
+    values = np.frombuffer(ds.PixelData, "<i2").reshape(ds.Rows, ds.Columns)
+    ds.PixelData = encapsulate([encode(values)])
     ds["PixelData"].VR = "OB"
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1

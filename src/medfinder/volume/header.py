@@ -227,7 +227,7 @@ def _scan_file(fd: int, size: int) -> dict[str, Any]:
             )
         if source.data[:2] == b"\x02\x00":
             raw, start = _scan_meta(source, start=0)
-    syntax = raw.get("transfer_syntax", "")
+    syntax = _text(raw.get("transfer_syntax", b""))
     if syntax == DEFLATED_LE:
         source = _Bytes(_inflate(os.pread(fd, size, 0)[start:]))
         start = 0
@@ -237,7 +237,7 @@ def _scan_file(fd: int, size: int) -> dict[str, Any]:
     explicit = vr.isalpha() and vr.isupper()
     big = syntax == EXPLICIT_BE and source.data[at] == 0
     if not syntax:
-        raw["transfer_syntax"] = EXPLICIT_LE if explicit else IMPLICIT_LE
+        raw["transfer_syntax"] = (EXPLICIT_LE if explicit else IMPLICIT_LE).encode()
     _scan_elements(source, start, explicit, ">" if big else "<", raw)
     return raw
 

@@ -1,8 +1,8 @@
 """Ordered slices → one (D, H, W) array of stored values, and the rescale that makes them HU.
 
-Uncompressed pixels go from the file straight into their place in one preallocated array;
-compressed ones through pydicom's decoders (gdcm for JPEG, pyjpegls for JPEG-LS, openjpeg for
-JPEG 2000, pylibjpeg-rle for RLE). Both on threads: reading and decoding release the interpreter.
+Uncompressed pixels go from the file straight into their place in one preallocated array. JPEG
+Lossless and RLE are decoded here (`jpeg_lossless`, `rle`), JPEG-LS by CharLS, JPEG 2000 by
+OpenJPEG, both through pydicom. All on threads: reading and decoding release the interpreter.
 Values are kept as stored, padding (-2000, -3024, ...) included.
 """
 
@@ -11,7 +11,6 @@ import struct
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -24,21 +23,18 @@ from medfinder.volume.header import DEFLATED_LE, UNDEFINED, Header, inflate
 
 _DTYPES = {(8, 0): "u1", (8, 1): "i1", (16, 0): "u2", (16, 1): "i2", (32, 0): "u4", (32, 1): "i4"}
 
-# Tried in this order, so that the same file gives the same voxels everywhere. pyjpegls and
-# openjpeg are strict about broken streams, gdcm is the only one here for JPEG.
+RLE = "1.2.840.10008.1.2.5"
+JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+# gdcm is not among them: it ends the process on some broken streams
 _PLUGINS = {
-    "1.2.840.10008.1.2.4.50": ("gdcm",),
-    "1.2.840.10008.1.2.4.51": ("gdcm",),
-    "1.2.840.10008.1.2.4.57": ("gdcm",),
-    "1.2.840.10008.1.2.4.70": ("gdcm",),
-    "1.2.840.10008.1.2.4.80": ("pyjpegls", "gdcm"),
-    "1.2.840.10008.1.2.4.81": ("pyjpegls", "gdcm"),
-    "1.2.840.10008.1.2.4.90": ("pylibjpeg", "gdcm"),
-    "1.2.840.10008.1.2.4.91": ("pylibjpeg", "gdcm"),
-    "1.2.840.10008.1.2.4.201": ("pylibjpeg",),
-    "1.2.840.10008.1.2.4.202": ("pylibjpeg",),
-    "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
-    "1.2.840.10008.1.2.5": ("pylibjpeg", "pydicom"),
+    "1.2.840.10008.1.2.4.50": "pillow",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",
 }
 
 
@@ -165,8 +161,8 @@ def _read_slice(s: Header, out: npt.NDArray[Any]) -> None:
     try:
         if s.is_encapsulated:
             _decode(s, out)
-            return  # decoders return whole values: no bits to clear
-        _copy(s, out)
+        else:
+            _copy(s, out)
     except OSError as error:
         raise UnreadableVolume(
             f"A slice cannot be read: {error.strerror or type(error).__name__}. "
@@ -207,28 +203,13 @@ def _copy(s: Header, out: npt.NDArray[Any]) -> None:
 
 
 def _decode(s: Header, out: npt.NDArray[Any]) -> None:
-    from pydicom.encaps import encapsulate
-    from pydicom.pixels.decoders.base import get_decoder
-
-    plugins = _PLUGINS.get(s.transfer_syntax)
-    if plugins is None:
+    if s.transfer_syntax not in (RLE, *JPEG_LOSSLESS, *_PLUGINS):
         raise UnreadableVolume(
-            f"The pixels use an unknown compression (transfer syntax {s.transfer_syntax[:64]}). "
-            "Export the series uncompressed.",
+            f"The pixels use a compression that is not read (transfer syntax "
+            f"{s.transfer_syntax[:64]}). Export the series uncompressed.",
             rule="unsupported-pixels",
         )
-    with open(s.path, "rb") as file:
-        if s.n_frames == 1:
-            file.seek(s.pixel_offset)
-            frame = _join_fragments(file.read())
-        else:
-            stat = os.fstat(file.fileno())
-            split = _split_frames(
-                str(s.path), stat.st_mtime_ns, s.pixel_offset, s.n_frames, s.transfer_syntax
-            )
-            if s.frame >= len(split):
-                raise _truncated(s.n_frames, len(split))
-            frame = split[s.frame]
+    frame = _frame(s)
     declared = codestream_shape(frame)
     if declared is not None and declared != (s.rows, s.columns):
         raise UnreadableVolume(
@@ -236,12 +217,45 @@ def _decode(s: Header, out: npt.NDArray[Any]) -> None:
             f"got {declared[0]} x {declared[1]}. Copy the file again from its source.",
             rule="corrupt",
         )
+    if s.transfer_syntax == RLE:
+        from medfinder.volume import rle
+
+        if not rle.decode(frame, out):
+            raise _corrupt(s.transfer_syntax)
+    elif s.transfer_syntax in JPEG_LOSSLESS:
+        from medfinder.volume import jpeg_lossless
+
+        try:
+            np.copyto(out.view(f"u{out.itemsize}"), jpeg_lossless.decode(frame), casting="unsafe")
+        except jpeg_lossless.BrokenStream:
+            raise _corrupt(s.transfer_syntax) from None
+    else:
+        _decode_by_plugin(s, frame, out)
+
+
+def _frame(s: Header) -> bytes:
+    """Return one frame's compressed bytes."""
+    with open(s.path, "rb") as file:
+        if s.n_frames == 1:
+            file.seek(s.pixel_offset)
+            return _join_fragments(file.read())
+        mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+    split = _split_frames(str(s.path), mtime_ns, s.pixel_offset, s.n_frames, s.transfer_syntax)
+    if s.frame >= len(split):
+        raise _truncated(s.n_frames, len(split))
+    return split[s.frame]
+
+
+def _decode_by_plugin(s: Header, frame: bytes, out: npt.NDArray[Any]) -> None:
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import get_decoder
+
+    plugin = _PLUGINS[s.transfer_syntax]
     decoder = get_decoder(s.transfer_syntax)
-    usable = [p for p in plugins if p in decoder.available_plugins]
-    if not usable:
+    if plugin not in decoder.available_plugins:
         raise MissingExtra(
             f"No decoder is installed for transfer syntax {s.transfer_syntax}: "
-            "pip install python-gdcm pyjpegls pylibjpeg pylibjpeg-openjpeg pylibjpeg-rle"
+            "pip install pyjpegls pylibjpeg pylibjpeg-openjpeg pillow"
         )
     options: dict[str, Any] = {
         "rows": s.rows,
@@ -254,17 +268,19 @@ def _decode(s: Header, out: npt.NDArray[Any]) -> None:
         "pixel_representation": s.signed,
         "pixel_keyword": "PixelData",
     }
-    value = encapsulate([frame], has_bot=False)
-    for plugin in usable:
-        # decoders raise whatever their C libraries make of broken bytes: the next one may cope
-        with suppress(Exception):
-            values, _ = decoder.as_array(
-                value, index=0, raw=True, decoding_plugin=plugin, **options
-            )
-            if values.shape == out.shape:
-                out[...] = values
-                return
-    raise _corrupt(s.transfer_syntax)
+    try:
+        values, _ = decoder.as_array(
+            encapsulate([frame], has_bot=False),
+            index=0,
+            raw=True,
+            decoding_plugin=plugin,
+            **options,
+        )
+    except Exception:  # decoders raise whatever their C libraries make of broken bytes
+        raise _corrupt(s.transfer_syntax) from None
+    if values.shape != out.shape:
+        raise _corrupt(s.transfer_syntax)
+    out[...] = values
 
 
 def _join_fragments(data: bytes) -> bytes:

@@ -79,7 +79,7 @@ def why_not(header: Header) -> tuple[str, str] | None:
     if header.sop_class.startswith(_DOCUMENT):
         return "no-pixels", "The object is an encapsulated document, not an image."
     if header.pixel_offset < 0:
-        if header.sop_class in _CT_CLASSES:
+        if header.sop_class in _CT_CLASSES and header.modality in ("CT", ""):
             return "truncated", "The CT image has no pixel data: the file was cut off or stripped."
         return "no-pixels", f"The object has no pixels: expected CT slices, got {kind}."
     if header.sop_class.startswith(_SECONDARY_CAPTURE):
