@@ -26,6 +26,7 @@ _KINDS = (
     "deny_not",
     "doubt_before",
     "doubt_after",
+    "doubt_around",
     "doubt_not",
     "past_before",
     "stop",
@@ -146,7 +147,7 @@ class Clauses:
                 denied = True
             elif before:
                 denied |= "deny_before" in kinds
-                doubted |= "doubt_before" in kinds
+                doubted |= bool(kinds & {"doubt_before", "doubt_around"})
                 if "past_before" in kinds and start - cue.end < _PAST_REACH:
                     past |= "," not in self._words[cue.end : start]
             elif after:
@@ -154,6 +155,7 @@ class Clauses:
                 has_object = self._has_object(cue)
                 if "deny_after" in kinds:
                     denied |= "deny_before" not in kinds or not has_object
+                doubted |= "doubt_around" in kinds
                 if "doubt_after" in kinds:
                     doubted |= "doubt_before" not in kinds or not has_object
         if past:

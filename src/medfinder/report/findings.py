@@ -58,8 +58,6 @@ def extract_findings(report: Report | str, language: Language | None = None) -> 
     is_outside = False
     previous_end = 0
     for start, end in sentences(text):
-        if any(low <= start < high for low, high in skipped):
-            continue
         tokens = tokenize(folded, language, start, end)
         if not tokens.words:
             continue
@@ -68,7 +66,7 @@ def extract_findings(report: Report | str, language: Language | None = None) -> 
         previous_end = end
         is_outside = _is_outside(tokens.words, told, is_outside)
         found += _of_sentence(tokens, language, known, told, is_outside)
-    return tuple(found)
+    return tuple(f for f in found if not any(low <= f.start < high for low, high in skipped))
 
 
 def _is_outside(words: list[str], told: Cues, was_outside: bool) -> bool:
@@ -98,7 +96,8 @@ def _of_sentence(
         status: Status = "absent" if mention.kind == "normal" else judged
         # "pleural" of "pleural effusion" says nothing of the consolidation beside it.
         free = [p for p in places if not _is_within_another(p, mention, mentions)]
-        laterality, location = _where(words, mention, clauses, free, told, known)
+        others = [m.start for m in mentions if not _overlap(m, mention)]
+        laterality, location = _where(words, mention, clauses, free, told, known, others)
         concept = mention.concept
         finding = Finding(
             name=concept.name,
@@ -111,20 +110,18 @@ def _of_sentence(
         )
         found.append(finding)
         label = concept.label
-        if label and label != concept.name:
-            is_same = known.get(label).same_as == concept.name
-            if status != "absent" or is_same:
-                found.append(
-                    Finding(
-                        name=label,
-                        cui=known.get(label).cui,
-                        status=status,
-                        laterality=laterality,
-                        location=location,
-                        start=finding.start,
-                        end=finding.end,
-                    )
+        if label and label != concept.name and (status != "absent" or concept.denies_label):
+            found.append(
+                Finding(
+                    name=label,
+                    cui=known.get(label).cui,
+                    status=status,
+                    laterality=laterality,
+                    location=location,
+                    start=finding.start,
+                    end=finding.end,
                 )
+            )
     unique: dict[tuple[str, Status, int, int], Finding] = {}
     for finding in found:
         unique.setdefault((finding.name, finding.status, finding.start, finding.end), finding)
@@ -160,10 +157,8 @@ def _mentions(matches: list[Match], known: Vocabulary, is_outside: bool) -> list
 def _replaces(other: _Mention, mention: _Mention, known: Vocabulary) -> bool:
     """Tell whether `other` says all that `mention` says, and more."""
     a, b = mention, other
-    overlaps = a.start < b.end and b.start < a.end
-    if not overlaps:
+    if not _overlap(a, b):
         return False
-    contained = b.start <= a.start and a.end <= b.end
     if a.concept.name == b.concept.name:
         if a.kind != b.kind:
             return b.kind == "ignored" or a.kind == "normal"
@@ -172,11 +167,14 @@ def _replaces(other: _Mention, mention: _Mention, known: Vocabulary) -> bool:
         return b.start < a.start or (b.start == a.start and a.end < b.end)
     if b.kind != "stated":
         return False
-    if a.concept.name in b.concept.covers:
+    contained = b.start <= a.start and a.end <= b.end
+    if (contained or a.start == b.start) and known.covers(b.concept.name, a.concept.name):
         return True
-    if not contained:
-        return False
-    return a.concept.name in known.ancestors(b.concept.name)
+    return contained and a.concept.name in known.ancestors(b.concept.name)
+
+
+def _overlap(a: _Mention, b: _Mention) -> bool:
+    return a.start < b.end and b.start < a.end
 
 
 def _is_within_another(place: Match, mention: _Mention, mentions: list[_Mention]) -> bool:
@@ -202,67 +200,73 @@ def _where(
     places: list[Match],
     told: Cues,
     known: Vocabulary,
+    others: list[int],
 ) -> tuple[Laterality | None, str | None]:
     """Return the side and place of a mention: the nearest words for them in its clause.
 
-    A clause that names none of its own takes what the sentence says before it.
+    A clause that names no side takes the last one named before it in the sentence. `others` are
+    the words at which other mentions start: what lies behind one of them is that one's.
     """
     low, high = clauses.span(mention.start)
     high = max(high, mention.end)
-    own = [p for p in places if p.end > low and p.start < high]
-    place = _nearest(own, mention)
-    location = place.key if place is not None else None
-    side = known.get(location).side if location is not None else None
-    if side is None:
-        near = range(low, high)
-        side = _side(words, near, mention, place, told)
-    if side is None and low:
-        side = _side(words, range(low), mention, place, told)
+
+    def is_anothers(start: int, end: int, reach: int) -> bool:
+        """Tell "left" of "right effusion and left lower lobe atelectasis" from the effusion's."""
+        ahead = start >= mention.end and any(
+            words[i] in told.joins for i in range(mention.end, start)
+        )
+        return ahead and any(
+            end <= other <= end + reach and not any(w in told.joins for w in words[end:other])
+            for other in others
+        )
+
+    def distance(start: int, end: int) -> int:
+        if start >= mention.end:
+            between = range(mention.end, start)
+        elif end <= mention.start:
+            between = range(end, mention.start)
+        else:
+            return 0
+        joins = sum(words[i] in told.joins for i in between)
+        crossed = sum(between.start <= other < between.stop for other in others)
+        return len(between) + 3 * joins + 10 * crossed
+
+    location, place = None, None
+    best = None
+    for candidate in places:
+        in_clause = candidate.end > low and candidate.start < high
+        if in_clause and not is_anothers(candidate.start, candidate.end, 1):
+            # "lung" says less than "upper lobe", wherever it stands.
+            rank = (_VAGUE.get(candidate.key, 0), distance(candidate.start, candidate.end))
+            if best is None or rank < best:
+                best, place, location = rank, candidate, candidate.key
+    if location is not None and known.get(location).side is not None:
+        return known.get(location).side, location
+    sides = [s for s in _sides(words, told) if not is_anothers(s[0], s[0] + 1, 3)]
+    own = [s for s in sides if low <= s[0] < high] or [s for s in sides[-1:] if s[0] < low]
+    if not own:
+        return None, location
+    at, side = min(own, key=lambda s: distance(s[0], s[0] + 1))
+    if place is not None and side != "bilateral":
+        # The side of "upper lobe of the left lung" stands beside the place, not the mention.
+        near = [s for s in own if place.start - 2 <= s[0] <= place.end + 2]
+        at, side = near[0] if near and (at, side) not in near else (at, side)
+    for other_at, other in own:
+        first, last = sorted((at, other_at))
+        parted = first < mention.start < last or any(first < o < last for o in others)
+        if {side, other} == {"left", "right"} and not parted:
+            return "bilateral", location
     return side, location
 
 
-def _nearest(places: list[Match], mention: _Mention) -> Match | None:
-    """Return the place fewest words away; at equal distance, and within the mention, the first."""
-    best: tuple[int, int, int] | None = None
-    chosen = None
-    for place in places:
-        if place.start >= mention.end:
-            gap = place.start - mention.end
-        elif place.end <= mention.start:
-            gap = mention.start - place.end
-        else:
-            gap = 0
-        # "lung" says less than "upper lobe", wherever it stands.
-        rank = (_VAGUE.get(place.key, 0), gap, place.start)
-        if best is None or rank < best:
-            best, chosen = rank, place
-    return chosen
-
-
-def _side(
-    words: list[str], where: range, mention: _Mention, place: Match | None, told: Cues
-) -> Laterality | None:
-    """Return the side named nearest the mention or its place; both sides make it bilateral."""
-    anchors = [(mention.start, mention.end)]
-    if place is not None:
-        anchors.append((place.start, place.end))
-    best: dict[Laterality, int] = {}
-    for i in where:
-        word = words[i]
-        side: Laterality
+def _sides(words: list[str], told: Cues) -> list[tuple[int, Laterality]]:
+    """Return the words that name a side, in order."""
+    sides: list[tuple[int, Laterality]] = []
+    for i, word in enumerate(words):
         if word in told.both:
-            side = "bilateral"
+            sides.append((i, "bilateral"))
         elif word in told.left:
-            side = "left"
+            sides.append((i, "left"))
         elif word in told.right:
-            side = "right"
-        else:
-            continue
-        gap = min(max(start - i, i - end + 1, 0) for start, end in anchors)
-        best[side] = min(gap, best.get(side, gap))
-    if not best:
-        return None
-    nearest = min(best, key=lambda s: best[s])
-    if nearest != "bilateral" and {"left", "right"} <= best.keys():
-        return "bilateral"
-    return nearest
+            sides.append((i, "right"))
+    return sides

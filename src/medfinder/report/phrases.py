@@ -14,6 +14,10 @@ from medfinder.report.tokens import fold, tokenize
 
 # A gap never crosses these: what stands behind them belongs to another statement.
 _CLAUSE_ENDS = frozenset(".;:()[]?!•·\u201c\u201d")
+# Nor these: "no effusion except a small pleural one" holds no "effusion … pleural".
+_GAP_ENDS = _CLAUSE_ENDS | frozenset(
+    ["but", "except", "however", "although", "pero", "salvo", "excepto", "aunque", "excepting"]
+)
 _MAX_STATES = 20_000
 
 
@@ -107,12 +111,12 @@ class Phrases:
             if word in state.after_word:
                 return state.after_word[word]
             nodes = [n for node in state.nodes for n in node.after_word.get(word, ())]
-            if word not in _CLAUSE_ENDS:
+            if word not in _GAP_ENDS:
                 nodes += [n for node in state.nodes for n in node.after_any]
             made = self._state(nodes) if nodes else None
             state.after_word[word] = made
             return made
-        if word in _CLAUSE_ENDS:
+        if word in _GAP_ENDS:
             return None
         other = state.after_other
         if other is False:

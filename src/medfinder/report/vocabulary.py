@@ -59,6 +59,7 @@ class Concept:
         label: Its name in the 18-label scheme; None where it has none there.
         side: Laterality a place implies; None for most.
         needs_lung: Counted only where the sentence is not about an organ outside the lungs.
+        denies_label: Whether its absence is the absence of its label.
         covers: Entries whose words this one's wording contains without meaning them.
         same_as: The entry that a mention of this one is filed under; None for most.
         synonyms: Phrase patterns of each language.
@@ -71,6 +72,7 @@ class Concept:
     label: str | None = None
     side: Laterality | None = None
     needs_lung: bool = False
+    denies_label: bool = False
     covers: tuple[str, ...] = ()
     same_as: str | None = None
     synonyms: Mapping[Language, tuple[str, ...]] = field(default_factory=dict)
@@ -198,6 +200,10 @@ class Vocabulary:
         stated = {f.name for f in findings if f.status == "present"}
         return {label: label in stated for label in LABELS}
 
+    def covers(self, name: str, other: str) -> bool:
+        """Tell whether the wording of `name`, or of one above it, contains `other`'s words only."""
+        return any(other in self._concepts[n].covers for n in (name, *self.ancestors(name)))
+
     def phrases(self, language: Language, kind: Literal["finding", "location"]) -> Phrases:
         """Return the matcher of one language; keys are names, some after ``normal:`` or ``ignored:``."""
         made = self._phrases.get((language, kind))
@@ -269,6 +275,7 @@ def vocabulary() -> Vocabulary:
             label=label_of(name),
             side=said.get("side"),
             needs_lung=said.get("lung", False),
+            denies_label=said.get("denies_label", False),
             covers=tuple(said.get("covers", ())),
             same_as=said.get("same_as"),
             synonyms=synonyms,
