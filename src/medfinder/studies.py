@@ -6,6 +6,7 @@ holds everything a `Study` holds, so ``from_row(to_row(study)) == study``. Knows
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -168,7 +169,7 @@ def write_studies(path: Path, studies: Sequence[Study]) -> None:
     import pyarrow.parquet as pq
 
     ordered = sorted(studies, key=lambda study: study.study_id)
-    for a, b in zip(ordered, ordered[1:], strict=False):
+    for a, b in itertools.pairwise(ordered):
         if a.study_id == b.study_id:
             raise InputError(
                 f"Two studies have the study_id {a.study_id!r}. Give each study an id of its own.",

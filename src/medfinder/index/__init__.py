@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Vectors, words and facets of studies in one folder: exact and partitioned search, BM25, filters."""

@@ -1,0 +1,197 @@
+"""What turns a filled table into a finished index: compaction, scalar and text indexes, galleries."""
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfinder import __version__
+from medfinder.artifact import Manifest, write_manifest
+from medfinder.index import folder as files
+from medfinder.index import partitions
+from medfinder.index.gallery import mean_of
+from medfinder.index.schema import STOP_WORDS, IndexConfig
+from medfinder.index.snapshot import Snapshot, read
+
+_BITMAPS = ("sex", "manufacturer", "body_part", "split", "source", "language")
+_TREES = (
+    "study_id",
+    "patient_id",
+    "age",
+    "study_date",
+    "n_slices",
+    "spacing_mm_d",
+    "spacing_mm_h",
+    "spacing_mm_w",
+)
+_LISTS = ("findings_present", "findings_absent", "findings_uncertain")
+_STALE = 0.1  # share of rows outside an index above which it is rebuilt, not extended
+_SMALL = 100_000  # up to this many rows the text index is always built anew: seconds
+_KEPT = timedelta(seconds=60)  # old versions younger than this may still be read by a query
+
+
+def finish(
+    folder: Path,
+    table: Any,
+    snapshot: Callable[[], Snapshot],
+    config: IndexConfig,
+    parents: Mapping[str, str],
+    duration_s: float,
+    package_version: str,
+) -> Manifest:
+    """Bring everything derived up to the table's rows, and write the manifest, last."""
+    _drop_duplicates(table, snapshot())
+    n = len(snapshot())
+    if n:
+        content = _content(snapshot())
+        rebuild = _text_is_stale(table, n, files.text_record(folder) != content)
+        table.optimize()
+        _index_columns(table)
+        if rebuild:
+            _index_text(table)
+        files.write_text_record(folder, content)
+    now = snapshot()
+    counts = {"studies": len(now)}
+    for column in now.streams:
+        counts[column] = int(now.has(column).sum())
+        _finish_gallery(folder, column, now, config)
+    with contextlib.suppress(RuntimeError, OSError):  # housekeeping that another writer may block
+        table.optimize(cleanup_older_than=_KEPT)
+    manifest = Manifest(
+        stage="index",
+        config={
+            "streams": {name: dataclasses.asdict(s) for name, s in now.streams.items()},
+            "settings": dataclasses.asdict(config),
+            "content": _content(now),
+        },
+        parents=dict(parents),
+        counts=counts,
+        seed=config.seed,
+        duration_s=duration_s,
+        package_version=package_version or __version__,
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _drop_duplicates(table: Any, now: Snapshot) -> None:
+    """Two writers may add one study at the same moment: keep the newest row."""
+    older = now.duplicates()
+    for start in range(0, len(older), 500):
+        some = ", ".join(str(row_id) for row_id in older[start : start + 500])
+        table.delete(f"_rowid IN ({some})")
+
+
+def _content(now: Snapshot) -> str:
+    """Return 16 hex digits over all rows and vectors, whatever order they lie in."""
+    import pyarrow as pa
+
+    names = ["study_id", "row_digest", *(f"key_{name}" for name in now.streams)]
+    rows = read(now.table, names).sort_by("study_id").combine_chunks()
+    found = hashlib.sha256("\n".join(rows["row_digest"].to_pylist()).encode())
+    for name in names[2:]:
+        keys = rows[name].fill_null(0).to_numpy()
+        found.update(keys.astype("<i8").tobytes())
+    found.update(str(pa.schema(now.table.schema).names).encode())
+    return found.hexdigest()[:16]
+
+
+def _index_columns(table: Any) -> None:
+    from lancedb.index import Bitmap, BTree, LabelList
+
+    there = {column for index in table.list_indices() for column in index.columns}
+    for names, config in ((_BITMAPS, Bitmap()), (_TREES, BTree()), (_LISTS, LabelList())):
+        for name in names:
+            if name not in there:
+                table.create_index(name, config=config)
+
+
+def _text_is_stale(table: Any, n: int, changed: bool) -> bool:
+    """Whether the text index must be built anew: then its statistics are those of the rows there.
+
+    A large one is extended while few rows are new; until the next rebuild BM25's word counts
+    still include what was deleted.
+    """
+    found = [i for i in table.list_indices() if "report_text" in i.columns]
+    if not found:
+        return True
+    if n <= _SMALL:
+        return changed
+    return int(table.index_stats(found[0].name).num_unindexed_rows) > _STALE * n
+
+
+def _index_text(table: Any) -> None:
+    """Index the report text for BM25 in both languages.
+
+    The English stemmer takes -s and -es off Spanish plurals too ("lesiones" meets "lesión"), and
+    unlike the Spanish one does not depend on accents, which queries leave out; accents are folded.
+    """
+    from lancedb.index import FTS
+
+    config = FTS(
+        language="English",
+        stem=True,
+        remove_stop_words=True,
+        custom_stop_words=STOP_WORDS,
+        ascii_folding=True,
+        lower_case=True,
+        with_position=False,
+    )
+    table.create_index("report_text", config=config, replace=True)
+
+
+def _finish_gallery(folder: Path, column: str, now: Snapshot, config: IndexConfig) -> None:
+    """Compute the column's centre and, where it is large, its partitions."""
+    dim, at_least = now.streams[column].dim, config.centre_from
+    rows = now.in_order(np.flatnonzero(now.has(column)).astype(np.int32))
+    if len(rows) < config.exact_below:
+        centre = mean_of([now.vectors(column, rows)], dim, at_least)
+        files.write_gallery(folder, column, centre, None)
+        return
+    _, parts = files.gallery(folder, column, dim)
+    fresh = None if parts is None else _still_good(parts, column, now, config)
+    if parts is not None and fresh is not None:
+        alive, added = fresh
+        centre = mean_of([parts.vectors, now.vectors(column, added)], dim, at_least, alive)
+        parts.save_inverse(centre)
+        files.write_gallery(folder, column, centre, parts.folder.name)
+        return
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=files.derived(folder)) as temporary:
+        raw = np.lib.format.open_memmap(
+            Path(temporary) / "raw.npy", "w+", np.float32, (len(rows), dim)
+        )
+        now.vectors(column, rows, raw)
+        centre = mean_of([raw], dim, at_least)
+        keys = now.keys(column)[rows]
+        built = Path(temporary) / "partitions"
+        partitions.build(built, raw, keys, centre, config.rows_per_list, config.recall, config.seed)
+        name = f"{column}-{hashlib.sha256(keys.tobytes()).hexdigest()[:16]}"
+        target = files.derived(folder) / name
+        shutil.rmtree(target, ignore_errors=True)
+        built.rename(target)
+    made = partitions.load(target)
+    assert made is not None
+    made.save_inverse(centre)
+    files.write_gallery(folder, column, centre, name)
+    files.drop_partitions(folder, column, keep=name)
+
+
+def _still_good(
+    parts: partitions.Partitions, column: str, now: Snapshot, config: IndexConfig
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]] | None:
+    """Return which places are still there and which rows came since, if both have stayed few."""
+    places, held = now.match(column, parts.keys)
+    added = np.flatnonzero(now.has(column) & ~held).astype(np.int32)
+    gone = int((places < 0).sum())
+    few = _STALE * len(parts.keys)
+    if gone > few or len(added) > min(few, config.exact_below):
+        return None
+    return places >= 0, now.in_order(added)

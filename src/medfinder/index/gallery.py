@@ -1,0 +1,132 @@
+"""One vector column of one version of the table, ready to search: what is in memory, what is mapped.
+
+Rows that the partitions hold are searched there; all others (every row of a small index, and what
+was added since `finish`) lie in memory and are searched exactly. Rows are known by their number in
+the version's listing; which study that is, the store knows.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfinder.index.exact import contenders, direction, inverse_lengths, rescore
+from medfinder.index.partitions import Partitions
+
+_CHUNK = 16_384
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gallery:
+    """The searchable vectors of a column.
+
+    Attributes:
+        centre: (dim,) mean of the unit vectors when the index was finished; zero for few vectors.
+        rows: (M,) row number of each vector in memory.
+        vectors: (M, dim) unit float32, in memory.
+        inverse: (M,) 1 / |x - centre| of each.
+        partitions: The mapped part; None where the column is small.
+        partition_rows: (N,) row number of each place in it, negative where the row is gone.
+        partition_inverse: (N,) 1 / |x - centre| of each place.
+    """
+
+    centre: NDArray[np.float32]
+    rows: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+    inverse: NDArray[np.float32]
+    partitions: Partitions | None = None
+    partition_rows: NDArray[np.int32] | None = None
+    partition_inverse: NDArray[np.float32] | None = None
+
+    def search(
+        self, query: NDArray[np.float32], k: int, mask: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return rows and centred cosines that hold the k best and all that tie, in no order.
+
+        Args:
+            query: (dim,), any length but zero.
+            k: At least 1.
+            mask: By row number, False leaves a row out; None allows all.
+        """
+        towards = direction(query, self.centre)
+        shift = np.float32(self.centre @ towards)
+        rows, scores = self._in_memory(towards, shift, k, mask)
+        if self.partitions is None:
+            return rows, scores
+        assert self.partition_rows is not None
+        assert self.partition_inverse is not None
+        places, sums = self.partitions.products(towards, self.partition_rows, mask, at_least=8 * k)
+        fast = (sums - shift) * self.partition_inverse[places]
+        wanted = max(4 * k, k + 64)  # room for what 8 bits put in the wrong order
+        if wanted < len(places):
+            places = places[np.argpartition(-fast, wanted)[:wanted]]
+        more = rescore(self.partitions.vectors[places], towards, self.centre)
+        return (
+            np.concatenate([rows, self.partition_rows[places]]),
+            np.concatenate([scores, more]),
+        )
+
+    def _in_memory(
+        self,
+        towards: NDArray[np.float64],
+        shift: np.float32,
+        k: int,
+        mask: NDArray[np.bool_] | None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        fast32 = towards.astype(np.float32)
+        if mask is None:
+            some = np.arange(len(self.rows))
+            sums = self.vectors @ fast32
+        else:
+            some = np.flatnonzero(mask[self.rows])
+            few = 4 * len(some) < len(self.rows)  # else copying costs more than multiplying
+            sums = self.vectors[some] @ fast32 if few else (self.vectors @ fast32)[some]
+        fast = (sums - shift) * self.inverse[some]
+        near = some[contenders(fast, k)]
+        return self.rows[near], rescore(self.vectors[near], towards, self.centre)
+
+
+def make_gallery(
+    centre: NDArray[np.float32],
+    rows: NDArray[np.int32],
+    vectors: NDArray[np.float32],
+    partitions: Partitions | None = None,
+    partition_rows: NDArray[np.int32] | None = None,
+) -> Gallery:
+    """Return the gallery, with the lengths that centring needs."""
+    return Gallery(
+        centre=centre,
+        rows=rows,
+        vectors=vectors,
+        inverse=inverse_lengths(vectors, centre),
+        partitions=partitions,
+        partition_rows=partition_rows,
+        partition_inverse=None if partitions is None else partitions.inverse(centre),
+    )
+
+
+def mean_of(
+    blocks: Sequence[NDArray[np.float32]],
+    dim: int,
+    at_least: int,
+    keep: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """Return the mean row, (dim,), or zero for fewer than `at_least` rows.
+
+    Rounded to seven decimals, so that the order in which rows were added does not show.
+
+    Args:
+        keep: Rows of the first block that count; None for all.
+    """
+    n, total = 0, np.zeros(dim, np.float64)
+    for number, block in enumerate(blocks):
+        for start in range(0, len(block), _CHUNK):
+            rows = block[start : start + _CHUNK]
+            if number == 0 and keep is not None:
+                rows = rows[keep[start : start + _CHUNK]]
+            n += len(rows)
+            total += rows.sum(axis=0, dtype=np.float64)
+    if n < at_least:
+        return np.zeros(dim, np.float32)
+    return np.round(total / n, 7).astype(np.float32)

@@ -1,0 +1,483 @@
+"""The index: studies with their vectors and text in one embedded LanceDB table, and how to search it.
+
+A folder holds ``table/`` (LanceDB, the source of truth), ``streams.json`` (which encoders made the
+vectors), ``derived/`` (what `Index.finish` makes of them for vector search) and ``manifest.json``,
+written last. The order of rows never shows in a result: ties are broken by study_id.
+Knows no pixels, no words and no torch: vectors and findings arrive ready.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfinder.artifact import MANIFEST, Manifest, read_manifest
+from medfinder.errors import Incomplete, InputError, UnknownName
+from medfinder.index import folder as files
+from medfinder.index import schema as columns
+from medfinder.index.finish import finish
+from medfinder.index.partitions import Partitions
+from medfinder.index.schema import IndexConfig, Stream, VectorBatch
+from medfinder.index.snapshot import Snapshot, evaluate, read
+from medfinder.index.where import check_where, explain, literal
+from medfinder.records import Study
+from medfinder.registry import unknown
+from medfinder.studies import FACETS, from_row, schema
+
+__all__ = ["Index", "IndexConfig", "Stored", "Stream"]
+
+Ranking = list[tuple[str, float]]
+T = TypeVar("T")
+
+_IDS_A_QUERY = 500
+_MAX_TIES = 4096
+
+
+class Stored(NamedTuple):
+    """What the index holds of a study, for a run that resumes.
+
+    Attributes:
+        digest: `medfinder.studies.digest` of the study as it was added.
+        volume_hash: Of the volume its vector was made from.
+        streams: Those it has a vector in.
+    """
+
+    digest: str
+    volume_hash: str
+    streams: frozenset[str]
+
+
+class Index:
+    """An index folder, open for searching and for writing.
+
+    Made by `create` or `open`. Safe to use from several threads; several processes may read and
+    write one folder at a time. Every search sees all rows that were added before it began.
+    """
+
+    def __init__(self, folder: Path, streams: Mapping[str, Stream], config: IndexConfig) -> None:
+        self.folder = folder
+        self.streams = dict(streams)
+        self.config = config
+        self._database = files.connect(folder)
+        self._table = files.table(self._database, self.streams)
+        self._lock = threading.RLock()
+        self._snapshot: Snapshot | None = None
+        self._seen: tuple[int, int] | None = None
+
+    # -- opening -----------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        streams: Mapping[str, Stream],
+        config: IndexConfig | None = None,
+    ) -> "Index":
+        """Make an index, or go on with one that was begun with the same encoders.
+
+        Args:
+            streams: Stream (``"volume"``, ``"report"``) → its encoder; at least one.
+
+        Raises:
+            Mismatch: The folder holds an index of other encoders, or of another schema.
+            UnknownName: There is no such stream.
+        """
+        path = Path(folder)
+        checked = columns.check_streams(streams)
+        settings = config or IndexConfig()
+        files.begin(path, checked)
+        return cls(path, checked, settings)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Index":
+        """Open a finished index.
+
+        Raises:
+            InputError: There is no such folder.
+            Incomplete: It has not been finished.
+            Mismatch: It is no index, or of a schema this version does not read.
+        """
+        path = Path(folder)
+        streams, config = files.streams_of(read_manifest(path, "index"))
+        return cls(path, streams, config)
+
+    @property
+    def model_ids(self) -> dict[str, str]:
+        """Stream → model_id of the encoder whose vectors it holds."""
+        return {name: stream.model_id for name, stream in self.streams.items()}
+
+    @property
+    def encoder_names(self) -> dict[str, str]:
+        """Stream → name of the encoder."""
+        return {name: stream.encoder for name, stream in self.streams.items()}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that filters may name and `facets` can count."""
+        return FACETS
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `finish` has run since the index was begun."""
+        return (self.folder / MANIFEST).is_file()
+
+    def check_model(self, stream: str, model_id: str) -> None:
+        """Raise Mismatch unless `model_id` made the stream's vectors."""
+        columns.check_model(model_id, stream, self._stream(stream))
+
+    def __repr__(self) -> str:
+        models = ", ".join(f"{name}: {model}" for name, model in self.model_ids.items())
+        return f"<Index {len(self._now()):,} studies ({models})>"
+
+    # -- writing -----------------------------------------------------------------
+
+    def add(
+        self, studies: Sequence[Study], vectors: Mapping[str, VectorBatch] | None = None
+    ) -> int:
+        """Add studies, or replace those whose study_id is already there; return how many.
+
+        The batch is there as a whole when this returns, and not at all after a crash before. A
+        study replaces all that was stored of it: a stream left out becomes empty.
+
+        Args:
+            vectors: Stream → vectors with the ids of studies of this batch, any length but zero.
+
+        Raises:
+            InputError: A study_id is empty or occurs twice; a vector holds NaN, infinity or only
+                zeros, or belongs to no study of the batch.
+            Mismatch: Another model's vectors, another dimension, or a stream the index lacks.
+        """
+        rows = columns.make_table(studies, self.streams, vectors or {})
+        if not len(rows):
+            return 0
+        merge = self._table.merge_insert("study_id")
+        merge = merge.when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(rows, on_bad_vectors="null")  # "bad" is what has none: the rest is checked
+        return len(rows)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete these studies, as far as they are there; return how many were."""
+        before = self.count()
+        for start in range(0, len(ids), _IDS_A_QUERY):
+            self._table.delete(_one_of("study_id", ids[start : start + _IDS_A_QUERY]))
+        return before - self.count()
+
+    def finish(
+        self,
+        parents: Mapping[str, str] | None = None,
+        duration_s: float = 0.0,
+        package_version: str = "",
+    ) -> Manifest:
+        """Compact the table, build what searching needs, and write the manifest, last.
+
+        May be called again at any time: it does what has become necessary. The centres are those
+        of the rows now there, so the result does not depend on how the rows arrived.
+
+        Args:
+            parents: Name of each input → its `manifest_hash`.
+            duration_s: Of the whole stage, for the manifest.
+        """
+        with files.lock(self.folder):
+            manifest = finish(
+                self.folder,
+                self._table,
+                self._now,
+                self.config,
+                parents or {},
+                duration_s,
+                package_version,
+            )
+            with self._lock:
+                self._seen = None
+        return manifest
+
+    # -- looking up --------------------------------------------------------------
+
+    def count(self, where: str | None = None) -> int:
+        """Return the number of studies that pass the filter."""
+        return self._read(
+            lambda now: len(now) if where is None else int(evaluate(where, now.table.count_rows))
+        )
+
+    def ids(self, where: str | None = None) -> list[str]:
+        """Return the study_ids that pass the filter, sorted."""
+
+        def listing(now: Snapshot) -> list[str]:
+            rows = np.arange(len(now)) if where is None else np.flatnonzero(now.mask(where))
+            return sorted(now.names(rows))
+
+        return self._read(listing)
+
+    def digests(self) -> dict[str, str]:
+        """Return study_id → `medfinder.studies.digest` of the study as it was added."""
+        return {study_id: stored.digest for study_id, stored in self.study_hashes().items()}
+
+    def study_hashes(self) -> dict[str, Stored]:
+        """Return what is already here, by study_id, for a run that resumes."""
+
+        def listing(now: Snapshot) -> dict[str, Stored]:
+            names = ["study_id", "row_digest", "volume_hash"]
+            keys = [f"key_{name}" for name in self.streams]
+            return {
+                row["study_id"]: Stored(
+                    row["row_digest"],
+                    row["volume_hash"],
+                    frozenset(s for s in self.streams if row[f"key_{s}"] is not None),
+                )
+                for row in read(now.table, [*names, *keys]).to_pylist()
+            }
+
+        return self._read(listing)
+
+    def studies(self, ids: Sequence[str]) -> list[Study]:
+        """Return the studies, in the order of `ids`.
+
+        Raises:
+            UnknownName: One is not in the index.
+        """
+        rows = self._read(lambda now: self._rows_by_id(now, ids, schema().names))
+        return [from_row(rows[study_id]) for study_id in ids]
+
+    def vectors(self, column: str, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
+        """Return each study's unit vector, (dim,) float32, or None where it has none.
+
+        Raises:
+            UnknownName: There is no such stream, or a study is not in the index.
+        """
+        self._stream(column)
+        rows = self._read(lambda now: self._rows_by_id(now, ids, ["study_id", column]))
+        found = [rows[study_id][column] for study_id in ids]
+        return [None if row is None else np.array(row, np.float32) for row in found]
+
+    def centre(self, column: str) -> NDArray[np.float32]:
+        """Return the (dim,) vector that scores are centred on; zero for an index of few vectors."""
+        self._stream(column)
+        return self._read(lambda now: now.gallery(column).centre)
+
+    def facets(self, column: str, where: str | None = None) -> dict[Any, int]:
+        """Return value → number of studies that pass the filter, most frequent first.
+
+        A list column counts each of its names; None counts the studies without a value.
+
+        Raises:
+            UnknownName: The column is none of `columns`.
+        """
+        if column not in FACETS:
+            raise UnknownName(unknown("facet", column, list(FACETS)))
+
+        def count(now: Snapshot) -> dict[Any, int]:
+            table = evaluate(where or "true", lambda text: read(now.table, [column], text))
+            found: Counter[Any] = Counter()
+            values = table[column].combine_chunks()
+            if column.startswith("findings_"):
+                values = values.flatten()
+            for pair in values.value_counts().to_pylist():
+                found[pair["values"]] += pair["counts"]
+            return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
+
+        return self._read(count)
+
+    # -- searching ---------------------------------------------------------------
+
+    def search_vector(
+        self,
+        column: str,
+        vector: NDArray[np.float32],
+        k: int = 10,
+        where: str | None = None,
+        model_id: str | None = None,
+    ) -> Ranking:
+        """Return the k nearest studies with their centred cosine in [-1, 1], best first.
+
+        Exact while the column holds fewer than ``config.exact_below`` vectors; above that, the
+        recall at 10 is what `finish` measured when it chose how far to look (``config.recall``),
+        with or without a filter. Scores are exact either way.
+
+        Args:
+            vector: (dim,), any length but zero.
+            model_id: Of the encoder that made it, to be checked; None trusts the caller.
+
+        Raises:
+            Mismatch: Another model's vector, or another dimension.
+            InputError: It holds NaN, infinity or only zeros, k is below 1, or the filter is bad.
+        """
+        stream = self._stream(column)
+        _check_k(k)
+        if model_id is not None:
+            columns.check_model(model_id, column, stream)
+        query = columns.check_vectors(np.asarray(vector)[None], stream.dim, "query")[0]
+
+        def search(now: Snapshot) -> Ranking:
+            mask = None if where is None else now.mask(where)
+            rows, scores = now.gallery(column).search(query, k, mask)
+            return _best(now.names(rows), scores.tolist(), k)
+
+        return self._read(search)
+
+    def search_text(self, query: str, k: int = 10, where: str | None = None) -> Ranking:
+        """Return the k studies whose report matches the words best, with their BM25 score.
+
+        Any word may match; case, accents and word endings do not matter, in English or Spanish.
+        The query has no syntax: quotes, brackets, AND and OR are words or nothing.
+
+        Raises:
+            InputError: The query is empty, k is below 1, or the filter is bad.
+        """
+        import lancedb.query
+
+        engine: Any = lancedb.query  # its own hints call arguments with defaults required
+
+        _check_k(k)
+        text = query.replace("\0", " ").strip()
+        if not text:
+            raise InputError("The text query is empty. Give at least one word.", rule="empty-query")
+        condition = None if where is None else check_where(where)
+
+        def search(now: Snapshot) -> Ranking:
+            if not len(now):
+                return []
+            limit = k + 32
+            while True:
+                # encode: a lone surrogate is text to Python, but not to the table.
+                match = engine.MatchQuery(text.encode("utf-8", "replace").decode(), "report_text")
+                ask = now.table.search(match, query_type="fts").select(["study_id", "_score"])
+                if condition is not None:
+                    ask = ask.where(condition, prefilter=True)
+                found = ask.limit(limit).to_arrow()
+                scores = found["_score"].to_pylist()
+                # Cutting inside a tie would leave the choice to the order of rows: look further.
+                cut = len(scores) == limit and scores[-1] == scores[k - 1]
+                if not cut or limit > k + _MAX_TIES:
+                    return _best(found["study_id"].to_pylist(), scores, k)
+                limit *= 4
+
+        try:
+            return self._read(search)
+        except (ValueError, RuntimeError, OSError) as error:
+            if "full text search" in str(error) or "INVERTED" in str(error):
+                raise Incomplete(
+                    "The report text of this index is not searchable yet: 'finish' has not run "
+                    "since its first study was added. Run 'medfinder index' again; it resumes."
+                ) from None
+            if condition is None:
+                raise
+            raise explain(error) from None
+
+    def search_findings(
+        self,
+        present: Sequence[str] = (),
+        absent: Sequence[str] = (),
+        k: int = 10,
+        where: str | None = None,
+        match_all: bool = False,
+    ) -> Ranking:
+        """Return studies whose report affirms a finding of `present` and denies one of `absent`.
+
+        The score is the share of the asked names that the report agrees with; among equals, the
+        report that affirms fewer other findings comes first, then the smaller study_id.
+
+        Args:
+            present: Canonical names; a report that only denies or doubts them does not count.
+            absent: Canonical names that the report denies.
+            match_all: Every name must agree, not just one of each list.
+
+        Raises:
+            InputError: No name is given, k is below 1, or the filter is bad.
+        """
+        _check_k(k)
+        if not present and not absent:
+            raise InputError(
+                "A search by findings needs at least one name, present or absent.",
+                rule="empty-query",
+            )
+        function = "array_has_all" if match_all else "array_has_any"
+        parts = [
+            f"{function}({column}, [{', '.join(literal(name) for name in names)}])"
+            for column, names in (("findings_present", present), ("findings_absent", absent))
+            if names
+        ]
+        if where is not None:
+            parts.append(f"({check_where(where)})")
+        wanted, denied = set(present), set(absent)
+
+        def search(now: Snapshot) -> Ranking:
+            names = ["study_id", "findings_present", "findings_absent"]
+            found = evaluate(" AND ".join(parts), lambda text: read(now.table, names, text))
+            ranked = []
+            for row in found.to_pylist():
+                has, lacks = row["findings_present"] or (), row["findings_absent"] or ()
+                agree = len(wanted.intersection(has)) + len(denied.intersection(lacks))
+                score = agree / (len(wanted) + len(denied))
+                ranked.append((-score, len(has), row["study_id"]))
+            return [(study_id, -score) for score, _, study_id in sorted(ranked)[:k]]
+
+        return self._read(search)
+
+    # -- the version that is read ------------------------------------------------
+
+    def _read(self, action: Callable[[Snapshot], T]) -> T:
+        """Run `action` on the current version, once more if its files were cleaned up meanwhile."""
+        try:
+            return action(self._now())
+        except (InputError, UnknownName):
+            raise
+        except Exception as error:
+            if "not found" not in str(error).lower():
+                raise
+            with self._lock:
+                self._seen = None
+            return action(self._now())
+
+    def _now(self) -> Snapshot:
+        """Return a snapshot of the table as it is now."""
+        version = (self._table.version, files.stamp(self.folder))
+        with self._lock:
+            if self._snapshot is None or self._seen != version:
+                table = files.table(self._database, self.streams)
+                table.checkout(version[0])
+                self._snapshot = Snapshot(table, self.streams, self._derived, self._snapshot)
+                self._seen = version
+            return self._snapshot
+
+    def _derived(self, column: str) -> tuple[NDArray[np.float32], Partitions | None]:
+        return files.gallery(self.folder, column, self.streams[column].dim)
+
+    def _stream(self, name: str) -> Stream:
+        if name not in self.streams:
+            raise UnknownName(unknown("stream", name, list(self.streams)))
+        return self.streams[name]
+
+    def _rows_by_id(
+        self, now: Snapshot, ids: Sequence[str], names: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(ids), _IDS_A_QUERY):
+            condition = _one_of("study_id", ids[start : start + _IDS_A_QUERY])
+            for row in read(now.table, names, condition).to_pylist():
+                rows[row["study_id"]] = row
+        missing = [study_id for study_id in ids if study_id not in rows]
+        if missing:
+            raise UnknownName(
+                f"There is no study {missing[0]!r} in this index of {len(now):,}. "
+                "Take a study_id from a search result."
+            )
+        return rows
+
+
+def _best(names: Sequence[str], scores: Sequence[float], k: int) -> Ranking:
+    return sorted(zip(names, scores, strict=True), key=lambda hit: (-hit[1], hit[0]))[:k]
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(
+            f"k is {k}; expected at least 1. Ask for one result or more.", rule="bad-k"
+        )
+
+
+def _one_of(column: str, values: Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(literal(value) for value in values)})"

@@ -1,0 +1,75 @@
+"""Filters: a user's SQL expression over the facets, checked before it reaches the table."""
+
+import re
+
+from medfinder.errors import InputError
+from medfinder.studies import FACETS
+
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
+_EXAMPLE = "sex = 'F' AND age >= 50 AND array_has(findings_present, 'nodule')"
+
+
+def literal(value: str | int | float) -> str:
+    """Return `value` as an SQL literal, quotes doubled, for building a filter from data."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)
+
+
+def check_where(where: str) -> str:
+    """Return the filter, stripped, if it is one plain expression.
+
+    Raises:
+        InputError: It is empty, or holds a second statement, a comment, a subquery, an open quote
+            or an open bracket. What remains is checked by the table itself (`explain`).
+    """
+    text = where.strip()
+    if not text:
+        raise _error("it is empty")
+    bare = _QUOTED.sub("''", text)
+    if re.search(r"['\"`]", bare.replace("''", "")):
+        raise _error("a quote is not closed")
+    if ";" in bare:
+        raise _error("it holds ';', and only one expression is allowed")
+    if "--" in bare or "/*" in bare:
+        raise _error("it holds an SQL comment")
+    if re.search(r"\bselect\b", bare, re.IGNORECASE):
+        raise _error("it holds a SELECT, and subqueries are not supported")
+    depth = 0
+    for character in bare:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+    if depth:
+        raise _error("its brackets do not match")
+    return text
+
+
+def explain(error: Exception) -> InputError:
+    """Return the friendly form of what the table said of a filter."""
+    text = str(error)
+    no_field = re.search(r"No field named \"?([^\s\".]+)", text)
+    syntax = re.search(r"sql parser error: (.*?)\)?$", text, re.MULTILINE)
+    function = re.search(r"Invalid function '([^']+)'", text)
+    literal_type = re.search(r"could not convert to literal of type '(\w+)", text)
+    if no_field:
+        return _error(f"there is no column {no_field[1]!r}")
+    if syntax:
+        return _error(syntax[1].rstrip("."))
+    if function:
+        return _error(f"there is no function {function[1]!r}")
+    if literal_type and literal_type[1] == "List":
+        return _error("a column of lists is compared with '='; use array_has(column, 'name')")
+    if literal_type:
+        return _error(f"a value has the wrong type; the column holds {literal_type[1]}")
+    if "does not return a boolean" in text:
+        return _error("it is not a condition that is true or false")
+    return _error("the table cannot evaluate it")
+
+
+def _error(problem: str) -> InputError:
+    return InputError(
+        f"The filter cannot be used: {problem}. Write an SQL condition over "
+        f"{', '.join(FACETS)}, such as: {_EXAMPLE}",
+        rule="bad-filter",
+    )
