@@ -21,6 +21,7 @@ from medfinder.volume.checks import CheckConfig
 from medfinder.volume.dicom import find_series, read_series, write_dicom_series
 from medfinder.volume.dicom_writer import TRANSFER_SYNTAXES
 from medfinder.volume.header import read_header
+from medfinder.volume.jpeg_lossless import encode
 from medfinder.volume.pixels import codestream_shape
 from medfinder.volume.volume import Volume
 
@@ -260,6 +261,30 @@ def test_twelve_bit_signed_values_extend_their_sign(series):
         raw = np.full(63, -1000, "<i2").view("<u2") & 0x0FFF
         edit(p, PixelData=raw.tobytes() + b"", BitsStored=12, HighBit=11)
     assert (read(series).hu == -2024).all()
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("syntax", ["rle", "jpeg-ls", "jpeg2000", "jpeg-lossless"])
+def test_twelve_bit_values_survive_compression(tmp_path, syntax, signed):
+    raw = np.random.default_rng(4).integers(0, 4096, (N, 32, 32)) - 2048 * signed
+    write_dicom_series(small_volume((N, 32, 32)), tmp_path, patient_id="p", study_id="s")
+    for i, p in enumerate(sorted(tmp_path.iterdir())):
+        edit(
+            p,
+            PixelData=raw[i].astype("<i2").tobytes(),
+            BitsStored=12,
+            HighBit=11,
+            PixelRepresentation=signed,
+        )
+        ds = pydicom.dcmread(p)
+        if syntax == "jpeg-lossless":
+            ds.PixelData = encapsulate([encode(raw[i].astype("<i2"))])
+            ds["PixelData"].VR = "OB"
+            ds.file_meta.TransferSyntaxUID = TRANSFER_SYNTAXES[syntax]
+        else:
+            ds.compress(TRANSFER_SYNTAXES[syntax], generate_instance_uid=False)
+        ds.save_as(p)
+    np.testing.assert_array_equal(read(tmp_path).hu[:, ::-1, ::-1] + 1024, raw)
 
 
 def test_a_high_bit_above_the_stored_bits_is_shifted_down(series):

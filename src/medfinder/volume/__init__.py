@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Pixels: a file or folder → `read.read_volume` → a checked `volume.Volume` → `preprocess` → an array."""

@@ -82,6 +82,8 @@ def _scan(data: bytes) -> _Scan:
             precision, rows, columns, n = struct.unpack_from(">BHHB", body)
             if n != 1 or not 2 <= precision <= 16 or rows * columns == 0:
                 raise BrokenStream("not one grey component of 2 to 16 bits")
+            if frame is not None or rows * columns > 8 * len(data):  # a pixel takes a bit at least
+                raise BrokenStream("more pixels are declared than the bytes can hold")
             frame = precision, rows, columns
         elif 0xC0 <= marker <= 0xCF and marker not in (_DHT, 0xC8, 0xCC):
             raise BrokenStream("another JPEG process")

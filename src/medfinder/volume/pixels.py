@@ -9,8 +9,9 @@ Values are kept as stored, padding (-2000, -3024, ...) included.
 import os
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -76,7 +77,11 @@ def load_pixels(
             np.multiply(values, np.float32(s.slope), out=out[i], casting="unsafe")
             out[i] += np.float32(s.intercept)
 
-    _for_each(load, len(slices), n_threads)
+    try:
+        with _quiet(slices):
+            _for_each(load, len(slices), n_threads)
+    finally:
+        _split_frames.cache_clear()
     return (out, first.slope, first.intercept) if plain else (out, 1.0, 0.0)
 
 
@@ -88,33 +93,45 @@ def read_pixels(header: Header) -> npt.NDArray[Any]:
     """
     _check_format(header)
     out = np.empty((header.rows, header.columns), _DTYPES[header.bits_allocated, header.signed])
-    _for_each(lambda _: _read_slice(header, out), 1, 1)
+    with _quiet([header]):
+        _read_slice(header, out)
     return out
 
 
 def _for_each(load: Callable[[int], None], n: int, n_threads: int | None) -> None:
     n_threads = n_threads or min(8, os.cpu_count() or 1)
-    # Decoders warn about trifles of the headers they are given; errors they raise.
+    if n_threads == 1:
+        for i in range(n):
+            load(i)
+        return
+    n_parts = min(n, n_threads * 8)  # ranges: neighbours share pages of the result
+
+    def part(k: int) -> None:
+        for i in range(k * n // n_parts, (k + 1) * n // n_parts):
+            load(i)
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        jobs = [pool.submit(part, k) for k in range(n_parts)]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _quiet(slices: Sequence[Header]) -> Iterator[None]:
+    """Keep back the plugins' Python warnings, about trifles of what they are given.
+
+    Only where a plugin is called: the filters it changes belong to the whole process.
+    """
+    if not any(s.transfer_syntax in _PLUGINS for s in slices):
+        yield
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if n_threads == 1 or n == 1:
-            for i in range(n):
-                load(i)
-            return
-        n_parts = min(n, n_threads * 8)  # ranges: neighbours share pages of the result
-        with ThreadPoolExecutor(n_threads) as pool:
-
-            def part(k: int) -> None:
-                for i in range(k * n // n_parts, (k + 1) * n // n_parts):
-                    load(i)
-
-            jobs = [pool.submit(part, k) for k in range(n_parts)]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        yield
 
 
 def _check_format(s: Header) -> None:
