@@ -1,17 +1,25 @@
-"""A small hospital: six studies with CT volumes on disk, and a finder over them."""
+"""A small hospital: six studies on disk, their index, and a finder with encoders of a few lines."""
 
 import re
-from collections import Counter
+import shutil
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from medfinder.errors import InputError, UnknownName
-from medfinder.records import Finding, Hit, Report, Study, Why
+from medfinder.embed import Embedder
+from medfinder.index.store import Index, Stream
+from medfinder.model.encoder import EncoderInfo
+from medfinder.records import Study
+from medfinder.report.findings import extract_findings
+from medfinder.report.parse import parse_report
+from medfinder.search.finder import Finder
 from medfinder.serve.app import create_app
 from medfinder.volume.nifti import write_nifti
+from medfinder.volume.preprocess import PreprocessConfig
 from medfinder.volume.volume import Volume
 
 REPORTS = (
@@ -22,78 +30,44 @@ REPORTS = (
     "Bilateral pleural effusion and consolidation.",
     None,
 )
-FINDINGS = ("nodule", "pleural effusion", "mass", "emphysema", "consolidation")
 
 
-class SmallIndex:
-    """The few methods of an index that the service calls, over a list of studies."""
+class ShapeEncoder:
+    """A volume is its own thumbnail."""
 
-    columns = ("sex", "age", "findings_present", "manufacturer", "language")
+    info = EncoderInfo(
+        "thumbnail", frozenset({"volume"}), 512, "1", "none", "tests", "nothing",
+        PreprocessConfig(size=(8, 8, 8)),
+    )  # fmt: skip
 
-    def __init__(self, studies):
-        self.by_id = {s.study_id: s for s in studies}
-
-    def studies(self, ids):
-        if any(i not in self.by_id for i in ids):
-            raise UnknownName("There is no such study in this index.")
-        return [self.by_id[i] for i in ids]
-
-    def count(self, where=None):
-        return len(self.by_id)
-
-    def facets(self, column, where=None):
-        counts = Counter()
-        for study in self.by_id.values():
-            if column == "findings_present":
-                counts.update({f.name for f in study.findings if f.status == "present"})
-            elif column == "language":
-                counts[study.report and study.report.language] += 1
-            else:
-                counts[getattr(study, column)] += 1
-        return dict(counts)
+    def encode_volumes(self, batch):
+        return batch.reshape(len(batch), -1)
 
 
-class SmallFinder:
-    """Finds by counting words; what it was asked is kept in `asked`."""
+class WordEncoder:
+    """A text is the bag of its words."""
 
-    def __init__(self, studies):
-        self.index = SmallIndex(studies)
-        self.asked = []
+    info = EncoderInfo("bag", frozenset({"text"}), 256, "1", "none", "tests", "nothing")
 
-    def status(self):
-        return {"n_studies": self.index.count(), "encoders": {"volume": "v@1", "report": "r@1"}}
-
-    def search(self, text=None, *, k=10, where=None, **query):
-        self.asked.append({"text": text, "k": k, "where": where, **query})
-        if where and "no_such_column" in where:
-            raise InputError("The filter has no column no_such_column. Known: sex, age.")
-        words = re.findall(r"\w{4,}", (text or query.get("report") or "").lower())
-        words += list(query.get("keyword") or [])
-        hits = []
-        for study in self.index.by_id.values():
-            body = study.report.text if study.report else ""
-            sentences = [
-                s for s in re.split(r"(?<=\.) ", body) if any(w in s.lower() for w in words)
-            ]
-            terms = tuple(w for w in words if w in body.lower())
-            hits.append(
-                (len(terms), study, Why({"bm25": len(terms) * 2.5}, terms, tuple(sentences)))
-            )
-        hits.sort(key=lambda hit: (-hit[0], hit[1].study_id))
-        return [
-            Hit(rank, study.study_id, float(score), why, study)
-            for rank, (score, study, why) in enumerate(hits[:k], start=1)
-        ]
+    def encode_texts(self, texts):
+        vectors = np.zeros((len(texts), 256), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                vector[zlib.crc32(word.encode()) % 256] += 1
+            vector[0] += 0.01
+        return vectors
 
 
-def chest(seed, shape=(20, 48, 64), spacing_mm=(5.0, 2.0, 1.5)):
+ENCODERS = {"volume": Embedder(ShapeEncoder()), "report": Embedder(WordEncoder())}
+
+
+def chest(seed, shape=(24, 48, 64), spacing_mm=(5.0, 2.0, 1.5)):
     """A body with two lungs, the right one larger, and a little noise, int16 HU."""
-    d, h, w = shape
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     hu = np.full(shape, -1000.0)
-    hu[(x / 0.9) ** 2 + (y / 0.8) ** 2 < 1] = 40
+    hu[(x / 0.9) ** 2 + (y / (0.7 + 0.02 * seed)) ** 2 < 1] = 40
     high = 0.75 - 0.5 * (z - 0.1) ** 2
-    for side, size in ((0.4, 0.32), (-0.4, 0.26)):
+    for side, size in ((0.4, 0.32), (-0.4, 0.20 + 0.02 * seed)):
         hu[((x - side) / size) ** 2 + (y / (0.7 * high)) ** 2 < 1] = -820
     hu += np.random.default_rng(seed).normal(0, 12, shape)
     affine = np.zeros((4, 4))
@@ -102,24 +76,13 @@ def chest(seed, shape=(20, 48, 64), spacing_mm=(5.0, 2.0, 1.5)):
     return Volume(hu.astype(np.int16), affine)
 
 
-def mentions(text):
-    found = []
-    for name in FINDINGS:
-        for match in re.finditer(name, text, re.IGNORECASE):
-            before = text[max(0, match.start() - 10) : match.start()].lower()
-            status = "absent" if "no " in before else "uncertain" if "poss" in before else "present"
-            found.append(Finding(name, "C0000001", status, None, None, *match.span()))
-    return tuple(found)
-
-
-@pytest.fixture(scope="session")
-def studies(tmp_path_factory):
-    folder: Path = tmp_path_factory.mktemp("hospital-secret-path")
+def make_studies(folder: Path):
     made = []
     for i, text in enumerate(REPORTS):
         volume = chest(i)
         path = folder / f"v{i}.nii.gz"
         write_nifti(volume, path)
+        report = None if text is None else replace(parse_report(text), text=text)
         made.append(
             Study(
                 study_id=f"study-{i}",
@@ -129,27 +92,61 @@ def studies(tmp_path_factory):
                 volume_hash=volume.content_hash,
                 shape=volume.shape,
                 spacing_mm=volume.spacing_mm,
-                report=Report(text) if text else None,
-                findings=mentions(text or ""),
+                report=report,
+                findings=extract_findings(text) if text else (),
                 sex="FM"[i % 2],
                 age=40 + 10 * i,
                 manufacturer="ACME",
+                body_part="chest",
             )
         )
     return made
 
 
+def make_index(folder: Path, studies):
+    streams = {n: Stream(e.info.name, e.model_id, e.info.dim) for n, e in ENCODERS.items()}
+    index = Index.create(folder, streams)
+    for i, study in enumerate(studies):
+        vectors = {"volume": ENCODERS["volume"].embed_volumes([(study.study_id, chest(i))])}
+        if study.report:
+            vectors["report"] = ENCODERS["report"].embed_texts(
+                [study.report.text], [study.study_id]
+            )
+        index.add([study], vectors)
+    index.finish()
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory):
+    return make_studies(tmp_path_factory.mktemp("hospital-secret-path"))
+
+
+@pytest.fixture(scope="session")
+def index_folder(tmp_path_factory, studies):
+    folder = tmp_path_factory.mktemp("secret-path") / "idx"
+    make_index(folder, studies)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_index(index_folder):
+    return Index.open(index_folder)
+
+
 @pytest.fixture
-def finder(studies):
-    return SmallFinder(studies)
+def finder(shared_index):
+    return Finder(shared_index, ENCODERS)
+
+
+@pytest.fixture
+def own_finder(index_folder, tmp_path):
+    """A finder over an index that the test may change."""
+    folder = tmp_path / "secret-path-own"
+    shutil.copytree(index_folder, folder)
+    return Finder(Index.open(folder), ENCODERS)
 
 
 @pytest.fixture
 def client(finder):
     with TestClient(create_app(finder)) as client:
         yield client
-
-
-@pytest.fixture
-def make_chest():
-    return chest

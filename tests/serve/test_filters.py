@@ -55,9 +55,9 @@ def test_a_free_condition_is_closed_in_parentheses():
     ],
 )
 def test_a_condition_that_reaches_out_of_itself_is_refused(where):
-    with pytest.raises(InputError, match="not one SQL condition") as error:
+    with pytest.raises(InputError, match="filter cannot be used") as error:
         to_where(Filters(), where)
-    assert error.value.rule == "bad-where"
+    assert error.value.rule == "bad-filter"
 
 
 @pytest.mark.parametrize("where", ["source = 'a;b--c)'", "manufacturer = 'O''Brien (x'"])

@@ -45,11 +45,10 @@ def test_a_sentence_finds_studies_with_reasons(client):
     response = client.post("/v1/search", json={"text": "solid nodule", "k": 2})
     first, second = response.json()["hits"]
     assert first["study_id"] == "study-0"
-    assert first["rank"] == 1
-    assert first["why"]["terms"] == ["solid", "nodule"]
+    assert (first["rank"], second["rank"]) == (1, 2)
+    assert set(first["why"]["terms"]) >= {"solid", "nodule"}
     assert first["why"]["sentences"][0] in first["study"]["report"]["text"]
-    assert first["why"]["parts"]["bm25"] == 5.0
-    assert second["rank"] == 2
+    assert set(first["why"]["parts"]) == {"bm25", "report", "findings"}
     assert response.json()["query_kind"] == "text"
 
 
@@ -61,30 +60,47 @@ def test_an_answer_holds_no_path_and_no_series_uid(client):
 
 
 @pytest.mark.parametrize(
-    ("query", "kind", "asked"),
+    ("query", "kind", "first"),
     [
-        ({"keywords": ["nodule"]}, "keywords", {"keyword": ["nodule"]}),
-        ({"report": "Findings: none."}, "report", {"report": "Findings: none."}),
-        ({"study_id": "study-1"}, "study_id", {"study_id": "study-1"}),
-        ({"text": "mass", "keywords": ["nodule"]}, "text", {"text": "mass", "keyword": ["nodule"]}),
+        ({"keywords": ["nodule"]}, "keywords", "study-0"),
+        ({"keywords": ["derrame pleural"], "filters": {"sex": ["M"]}}, "keywords", "study-1"),
+        ({"report": "Findings: emphysema of the upper lobes."}, "report", "study-3"),
+        ({"study_id": "study-1"}, "study_id", "study-4"),
+        ({"text": "large", "keywords": ["consolidation"]}, "text", "study-4"),
     ],
 )
-def test_every_kind_of_query_reaches_the_finder(client, finder, query, kind, asked):
+def test_every_kind_of_query_finds(client, query, kind, first):
     response = client.post("/v1/search", json=query)
+    assert ids(response)[0] == first
     assert response.json()["query_kind"] == kind
-    assert asked.items() <= finder.asked[-1].items()
 
 
-def test_filters_become_one_condition(client, finder):
-    body = {"text": "mass", "filters": {"sex": ["F"], "age_min": 50}, "where": "n_slices > 3"}
-    client.post("/v1/search", json=body)
-    assert finder.asked[-1]["where"] == "sex IN ('F') AND age >= 50 AND (n_slices > 3)"
+def test_a_keyword_finds_only_what_is_affirmed(client):
+    assert ids(client.post("/v1/search", json={"keywords": ["nodule"]})) == ["study-0"]
+    effusions = ids(client.post("/v1/search", json={"keywords": ["pleural effusion"]}))
+    assert sorted(effusions) == ["study-1", "study-4"]
 
 
-def test_the_same_patient_is_left_out_unless_wanted(client, finder):
-    client.post("/v1/search", json={"study_id": "study-1"})
-    client.post("/v1/search", json={"study_id": "study-1", "exclude_same_patient": False})
-    assert [q["exclude_same_patient"] for q in finder.asked] == [True, False]
+@pytest.mark.parametrize(
+    ("narrowing", "expected"),
+    [
+        ({"filters": {"sex": ["F"]}}, {"study-0", "study-2", "study-4"}),
+        ({"filters": {"age_min": 50, "age_max": 60}}, {"study-1", "study-2"}),
+        ({"filters": {"findings": ["pleural effusion"]}}, {"study-1", "study-4"}),
+        ({"filters": {"findings_absent": ["pleural effusion"]}}, {"study-0"}),
+        ({"filters": {"sex": ["F"]}, "where": "age > 40 OR age < 10"}, {"study-2", "study-4"}),
+        ({"filters": {"manufacturer": ["x') OR 1=1 --"]}}, set()),
+    ],
+)
+def test_filters_narrow_what_is_found(client, narrowing, expected):
+    query = {"study_id": "study-5", "exclude_same_patient": False, **narrowing}
+    assert set(ids(client.post("/v1/search", json=query))) == expected
+
+
+def test_the_same_patient_is_left_out_unless_wanted(client):
+    without = ids(client.post("/v1/search", json={"study_id": "study-1"}))
+    query = {"study_id": "study-1", "exclude_same_patient": False}
+    assert set(ids(client.post("/v1/search", json=query))) - set(without) == {"study-0"}
 
 
 @pytest.mark.parametrize(
@@ -210,12 +226,10 @@ def zipped(files):
     return out.getvalue()
 
 
-def test_a_nifti_file_is_a_query(client, finder, nifti, studies):
-    response = send(client, nifti, k=3, filters={"sex": ["F"]})
-    assert len(ids(response)) == 3
+def test_a_nifti_file_is_a_query(client, nifti):
+    response = send(client, nifti, k=2, filters={"sex": ["F"]})
+    assert ids(response) == ["study-0", "study-2"]
     assert response.json()["query_kind"] == "volume"
-    assert finder.asked[-1]["volume"].content_hash == studies[0].volume_hash
-    assert finder.asked[-1]["where"] == "sex IN ('F')"
 
 
 def test_a_nifti_file_in_a_zip_is_a_query(client, nifti):
@@ -316,9 +330,10 @@ def test_a_study_tells_its_facts_report_findings_and_geometry(client):
     study = client.get("/v1/studies/study-0").json()
     assert study["age"] == 40
     assert study["report"]["text"].startswith("There is a solid nodule")
-    assert [f["status"] for f in study["findings"]] == ["present", "absent"]
+    told = {(f["name"], f["status"]) for f in study["findings"]}
+    assert told >= {("nodule", "present"), ("pleural effusion", "absent")}
     assert study["planes"]["axial"] == {
-        "n_slices": 20, "width": 64, "height": 64, "pixel_mm": 1.5, "step_mm": 5.0,
+        "n_slices": 24, "width": 64, "height": 64, "pixel_mm": 1.5, "step_mm": 5.0,
         "left": "R", "right": "L", "top": "A", "bottom": "P",
     }  # fmt: skip
 
@@ -368,7 +383,7 @@ def test_the_key_slice_says_which_it_is(client):
 @pytest.mark.parametrize(
     "path",
     [
-        "axial/20.png", "axial/-1.png", "axial/9999999999999.png", "axial/1e3.png", "axial/²2.png",
+        "axial/24.png", "axial/-1.png", "axial/9999999999999.png", "axial/1e3.png", "axial/²2.png",
         "oblique/1.png", "coronal/key.png", "axial/1.png?window=soft", "axial/1.png?level=40",
         "axial/1.png?window=lung&level=1&width=2", "axial/1.png?level=nan&width=1",
         "axial/1.png?level=40&width=0", "axial/1.png?level=x&width=3",
@@ -407,26 +422,26 @@ def test_a_volume_is_read_once_for_many_slices_at_once(client, monkeypatch):
     assert len(reads) == 1
 
 
-def test_a_volume_whose_file_is_gone_is_gone(finder, studies, tmp_path):
-    lost = replace(studies[0], volume_path=str(tmp_path / "secret-path" / "v.nii.gz"))
-    finder.index.by_id["study-0"] = lost
-    with TestClient(create_app(finder)) as client:
+def test_a_volume_whose_file_is_gone_is_gone(own_finder, studies, tmp_path):
+    path = tmp_path / "secret-path" / "v.nii.gz"
+    own_finder.index.add([replace(studies[0], volume_path=str(path))])
+    with TestClient(create_app(own_finder)) as client:
         error = error_of(client.get("/v1/studies/study-0/slices/axial/1.png"), 410)
         assert "Its report can still be read" in error["hint"]
         error_of(client.get("/v1/studies/study-0/key-slice"), 410)
         assert client.get("/v1/studies/study-0").status_code == 200
 
 
-def test_a_volume_whose_file_is_broken_is_gone(finder, studies, tmp_path):
+def test_a_volume_whose_file_is_broken_is_gone(own_finder, studies, tmp_path):
     (tmp_path / "v.nii.gz").write_bytes(Path(studies[0].volume_path).read_bytes()[:2000])
-    finder.index.by_id["study-0"] = replace(studies[0], volume_path=str(tmp_path / "v.nii.gz"))
-    with TestClient(create_app(finder)) as client:
+    own_finder.index.add([replace(studies[0], volume_path=str(tmp_path / "v.nii.gz"))])
+    with TestClient(create_app(own_finder)) as client:
         error_of(client.get("/v1/studies/study-0/slices/axial/1.png"), 410)
 
 
-def test_another_volume_in_the_files_place_is_not_shown(finder, studies):
-    finder.index.by_id["study-0"] = replace(studies[0], shape=(20, 48, 65))
-    with TestClient(create_app(finder)) as client:
+def test_another_volume_in_the_files_place_is_not_shown(own_finder, studies):
+    own_finder.index.add([replace(studies[0], shape=(24, 48, 65))])
+    with TestClient(create_app(own_finder)) as client:
         error = error_of(client.get("/v1/studies/study-0/slices/axial/1.png"), 410)
     assert "not the one that was indexed" in error["message"]
 
@@ -439,7 +454,7 @@ def test_facets_count_the_values(client):
     assert body["n_studies"] == 6
     assert body["facets"]["sex"] == {"F": 3, "M": 3}
     assert body["facets"]["findings"]["pleural effusion"] == 2
-    assert "split" not in body["facets"]
+    assert body["facets"]["split"] == {}
 
 
 def test_facets_can_be_counted_under_filters(client):
@@ -476,11 +491,9 @@ def test_an_index_of_another_model_is_the_services_trouble(finder):
         error_of(client.post("/v1/search", json={"text": "a"}), 503)
 
 
-def test_an_index_removed_while_serving_is_told(finder, tmp_path, monkeypatch):
+def test_an_index_removed_while_serving_is_told(index_folder, tmp_path):
     folder = tmp_path / "secret-path-index"
-    folder.mkdir()
-    (folder / "manifest.json").write_text("{}")
-    monkeypatch.setattr("medfinder.serve.app.open_index", lambda path: finder)
+    shutil.copytree(index_folder, folder)
     with TestClient(create_app(folder)) as client:
         assert client.get("/ready").status_code == 200
         shutil.rmtree(folder)
@@ -488,7 +501,7 @@ def test_an_index_removed_while_serving_is_told(finder, tmp_path, monkeypatch):
             client.get("/ready"),
             client.get("/v1/status"),
             client.get("/v1/studies/study-0"),
-            client.post("/v1/search", json={"text": "a"}),
+            client.post("/v1/search", json={"keywords": ["nodule"]}),
         ):
             error_of(answer, 503)
         assert client.get("/health").status_code == 200

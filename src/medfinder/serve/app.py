@@ -97,10 +97,8 @@ def create_app(index: Finder | str | Path, config: ServeConfig | None = None) ->
     """
     config = config or ServeConfig()
     finder = open_index(index) if isinstance(index, (str, Path)) else index
-    folder = Path(index) if isinstance(index, (str, Path)) else None
     service = Service(
         finder,
-        folder=folder,
         max_upload_bytes=config.max_upload_bytes,
         max_expanded_bytes=config.max_expanded_bytes,
         max_uploads=config.max_uploads,

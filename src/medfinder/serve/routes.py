@@ -88,7 +88,6 @@ class Service:
         self,
         finder: Finder,
         *,
-        folder: Path | None,
         max_upload_bytes: int,
         max_expanded_bytes: int,
         max_uploads: int,
@@ -96,7 +95,7 @@ class Service:
         pngs_bytes: int,
     ) -> None:
         self.finder = finder
-        self.folder = folder
+        self.folder = finder.index.folder
         self.max_upload_bytes = max_upload_bytes
         self.max_expanded_bytes = max_expanded_bytes
         self.max_uploads = max_uploads
@@ -116,7 +115,7 @@ class Service:
         Raises:
             Incomplete: The folder or its manifest is gone.
         """
-        if self.folder is not None and not (self.folder / MANIFEST).is_file():
+        if not (self.folder / MANIFEST).is_file():
             raise Incomplete(INDEX_IS_GONE)
 
     async def search(self, **query: Any) -> list[Hit]:
