@@ -40,18 +40,17 @@ def resample_slab(
     """Weight, sum, scale and clip ``values`` (A, B, C) into ``out`` (channels, a, b, c).
 
     Output ``i`` of an axis is the sum over ``k`` of ``weights[i, k] * values[starts[i] + k]``; a
-    weight of 0 is a tap that is not read. Then channel ``n`` is ``sum * gains[n] + offsets[n]``,
+    weight of 0 is a tap that does not count; `weights_c` is transposed, (taps, c). Then channel ``n`` is ``sum * gains[n] + offsets[n]``,
     clipped to [low, high].
     """
     n_channels, n_a, n_b, n_c = out.shape
+    n_taps = weights_c.shape[0]
     first = starts_c.min()
-    last = first
-    for i in range(n_c):
-        for k in range(weights_c.shape[1]):
-            if weights_c[i, k] != 0:
-                last = max(last, starts_c[i] + k + 1)
-    row_sum = np.zeros(last - first + weights_c.shape[1], np.float32)  # tail: taps of weight 0
-    width = last - first
+    reach = starts_c.max() + n_taps - first  # with taps of weight 0, which may lie outside
+    width = min(reach, values.shape[2] - first)
+    row_sum = np.zeros(reach, np.float32)
+    line = np.empty(n_c, np.float32)
+    relative = starts_c - first
     low32, high32 = np.float32(low), np.float32(high)
     for i in range(n_a):
         for j in range(n_b):
@@ -64,17 +63,18 @@ def resample_slab(
                     weight = weight_a * weights_b[j, q]
                     if weight == 0:
                         continue
-                    row = values[starts_a[i] + p, starts_b[j] + q, first:last]
+                    row = values[starts_a[i] + p, starts_b[j] + q, first : first + width]
                     for c in range(width):
                         row_sum[c] += weight * np.float32(row[c])
-            for k in range(n_c):
-                start = starts_c[k] - first
-                total = np.float32(0)
-                for r in range(weights_c.shape[1]):
-                    total += weights_c[k, r] * row_sum[start + r]
-                for n in range(n_channels):
-                    scaled = total * gains[n] + offsets[n]
-                    out[n, i, j, k] = min(max(scaled, low32), high32)
+            line[:] = 0
+            for r in range(n_taps):  # taps outside, outputs inside: gathers, eight or more at once
+                weights = weights_c[r]
+                for k in range(n_c):
+                    line[k] += weights[k] * row_sum[relative[k] + r]
+            for n in range(n_channels):
+                gain, offset, target = gains[n], offsets[n], out[n, i, j]
+                for k in range(n_c):
+                    target[k] = min(max(line[k] * gain + offset, low32), high32)
 
 
 @_compiled

@@ -165,6 +165,8 @@ def preprocess(
             channel[...] = _typed(np.clip(low + part * (high - low), low, high), config.dtype)
     target = out[:, where[0], where[1], where[2]]
 
+    weights_c = np.ascontiguousarray(taps[2].weights.T)
+
     def fill(start: int, stop: int) -> None:
         piece = target[:, start:stop]
         direct = config.dtype == "float32"
@@ -172,7 +174,7 @@ def preprocess(
         a = taps[0].part(start, stop)
         resample_slab(
             values, a.starts, a.weights, taps[1].starts, taps[1].weights,
-            taps[2].starts, taps[2].weights, gains, offsets, low, high, made,
+            taps[2].starts, weights_c, gains, offsets, low, high, made,
         )  # fmt: skip
         if not direct:
             piece[...] = _typed(made, config.dtype)
@@ -211,8 +213,8 @@ def _span_hu(volume: Volume, values: npt.NDArray[Any], n_threads: int) -> tuple[
     ends: list[float] = []
 
     def scan(start: int, stop: int) -> None:
-        part = values[start:stop]
-        ends.extend((float(part.min()), float(part.max())))
+        for plane in values[start:stop]:  # the second look at a plane finds it in the cache
+            ends.extend((float(plane.min()), float(plane.max())))
 
     _in_threads(scan, len(values), n_threads)
     hu = [end * volume.slope + volume.intercept for end in (min(ends), max(ends))]
