@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -266,6 +267,11 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     refused(tmp_path, "not-a-file", "it is a folder")
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii.gz")
+    refused(tmp_path / "a.nii.gz", "not-a-file", "it is no regular file")
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

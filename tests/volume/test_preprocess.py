@@ -90,7 +90,7 @@ def configs(draw: Any) -> PreprocessConfig:
     )
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
 @given(
     stored=views(),
     config=configs(),
@@ -243,6 +243,13 @@ def test_a_result_too_large_to_make_is_refused() -> None:
         preprocess(volume, PreprocessConfig(spacing_mm=(0.01, 0.01, 0.01)))
     with pytest.raises(GeometryError, match="voxels along one axis"):
         preprocess(volume, PreprocessConfig(spacing_mm=(1e-9, 1, 1)))
+
+
+@pytest.mark.parametrize("spacing", [0.0, float("nan"), float("inf")])
+def test_a_volume_without_spacing_cannot_be_resampled_to_one(spacing: float) -> None:
+    volume = volume_of(ct((4, 4, 4)), (1.0, spacing, 1.0))
+    with pytest.raises(GeometryError, match="spacing along axis H is"):
+        preprocess(volume, PreprocessConfig(spacing_mm=(1, 1, 1)))
 
 
 @pytest.mark.parametrize(

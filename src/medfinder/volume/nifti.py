@@ -163,17 +163,14 @@ def write_nifti(volume: Volume, path: str | os.PathLike[str], level: int = 1) ->
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, int]]:
     try:
+        status = os.stat(path)  # before opening: a pipe would wait for a writer for ever
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise unreadable("not-a-file", f"it is {what}", "Name a .nii or .nii.gz.")
+        if status.st_size == 0:
+            raise unreadable("truncated", "it is empty", "Fetch it again.")
         with open(path, "rb") as handle:
-            status = os.fstat(handle.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise unreadable("not-a-file", "it is no regular file", "Name a .nii or .nii.gz.")
-            if status.st_size == 0:
-                raise unreadable("truncated", "it is empty", "Fetch it again.")
             yield handle, status.st_size
-    except IsADirectoryError:
-        raise unreadable(
-            "not-a-file", "it is a folder", "Name the .nii or .nii.gz inside."
-        ) from None
     except FileNotFoundError:
         raise unreadable("missing-file", "there is none", "Check the path.") from None
     except OSError as error:

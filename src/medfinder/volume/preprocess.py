@@ -117,7 +117,8 @@ def preprocess(
         C-contiguous (channels, D, H, W) of ``config.dtype``, in ``config.output_range``.
 
     Raises:
-        GeometryError: The result would be larger than MAX_OUTPUT_VALUES.
+        GeometryError: The result would be larger than MAX_OUTPUT_VALUES (``too-large``), or the
+            volume has no spacing to resample from (``bad-spacing``).
 
     Source:
         Encoders' contracts are combinations of the config: Astra crops above -1000 HU and
@@ -239,6 +240,12 @@ def _foreground(
 
 def _taps(n: int, spacing_mm: float, axis: int, config: PreprocessConfig) -> Taps:
     if config.spacing_mm is not None:
+        if not (math.isfinite(spacing_mm) and spacing_mm > 0):
+            raise GeometryError(
+                f"The volume's spacing along axis {'DHW'[axis]} is {spacing_mm} mm; expected a "
+                "length above 0. Check the volume's header.",
+                rule="bad-spacing",
+            )
         step = config.spacing_mm[axis] / spacing_mm
         if config.grid == "centres" and config.interpolation == "trilinear":
             n_out = int(np.round((n - 1) / step + 1))
