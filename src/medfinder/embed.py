@@ -223,12 +223,17 @@ class Embedder:
         for study_id, source in items:
             try:
                 volume = source if isinstance(source, Volume) else source()
-                if self.cache is None:
-                    yield study_id, preprocess(volume, config)
-                else:
-                    yield study_id, self.cache.preprocess(volume, config)
+                made = (self.cache.fetch if self.cache else preprocess)(volume, config)
+                if not np.isfinite(made).all():  # integer arithmetic would hide a NaN
+                    raise InputError(
+                        f"The volume of {study_id} holds values that are not finite: it cannot be "
+                        "embedded. Look at its values.",
+                        rule="not-finite",
+                    )
             except InputError as error:
                 yield study_id, error
+            else:
+                yield study_id, made
 
     def _encode(
         self,

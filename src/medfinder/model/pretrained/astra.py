@@ -12,7 +12,7 @@ HU > -1000, resize by area to 160 x 224 x 224 (D, H, W), HU -1000..200 -> 0..1, 
 import hashlib
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +24,7 @@ from medfinder.model.encoder import EncoderEntry, EncoderInfo, encoders
 from medfinder.volume.preprocess import PreprocessConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Arithmetic = Literal["fast", "plain"]
 
@@ -55,7 +55,8 @@ class AstraEncoder:
     Args:
         weights: The published tensors by name; width and depth are read off them.
         arithmetic: ``"fast"`` for what this machine does fastest within a cosine of 0.999 of
-            float32; ``"plain"`` for the published network in float32.
+            float32: a GPU in bfloat16, else `FastResNet` where the CPU has the instructions, else
+            float32; ``"plain"`` for the published network in float32 on the CPU.
         info: What it declares; differs from `INFO` only for other weights.
     """
 
@@ -65,10 +66,22 @@ class AstraEncoder:
         arithmetic: Arithmetic = "fast",
         info: EncoderInfo = INFO,
     ) -> None:
+        import torch
+
+        from medfinder.model import fast_resnet3d
         from medfinder.model.resnet3d import from_published
 
         self.info = info
-        self.network: nn.Module = from_published(weights)
+        network = from_published(weights)
+        self._device, self._dtype = torch.device("cpu"), torch.float32
+        self.network: Callable[[Tensor], Tensor] = network
+        if arithmetic == "fast" and torch.cuda.is_available():
+            self._device, self._dtype = torch.device("cuda"), torch.bfloat16
+            network.to(self._device, self._dtype)
+        elif arithmetic == "fast" and fast_resnet3d.is_supported():
+            assert info.preprocess is not None
+            assert info.preprocess.size is not None
+            self.network = fast_resnet3d.FastResNet(network, info.preprocess.size)
 
     def region_features(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
         """(B, 1, D, H, W) in 0..1 -> (B, 490, 2048); regions in C order of (D/16, H/32, W/32)."""
@@ -83,14 +96,15 @@ class AstraEncoder:
 
     def pool_regions(self, regions: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
         """(B, 490, 2048) -> (B, 2048); what `encode_volumes` gives, up to float16's rounding."""
-        return regions.mean(1, dtype=np.float32)
+        vectors: npt.NDArray[np.float32] = regions.mean(1, dtype=np.float32)
+        return vectors
 
     def _grid(self, batch: npt.NDArray[np.float32]) -> "Tensor":
         import torch
 
         with torch.inference_mode():
-            grid: Tensor = self.network(torch.from_numpy(np.ascontiguousarray(batch)))
-            return grid.float().cpu()
+            x = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device, self._dtype)
+            return self.network(x).float().cpu()
 
 
 def read_weights(shards: Sequence[Path], sha256: str = WEIGHTS_SHA256) -> "dict[str, Tensor]":

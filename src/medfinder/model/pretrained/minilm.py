@@ -53,9 +53,10 @@ class MiniLMEncoder:
         from transformers.models.bert import BertConfig, BertModel
 
         self.info = info
-        self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer: Any = tokenizer
         config = BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         network = BertModel(config, add_pooling_layer=False)
         weights = load_file(folder / "model.safetensors")
@@ -63,8 +64,8 @@ class MiniLMEncoder:
         network.load_state_dict({k: v for k, v in weights.items() if k in wanted})
         network.train(False).requires_grad_(False)
         self.network: nn.Module = network
-        self._start: int = self.tokenizer.token_to_id("[CLS]")
-        self._end: int = self.tokenizer.token_to_id("[SEP]")
+        vocabulary = tokenizer.get_vocab()
+        self._start, self._end = vocabulary["[CLS]"], vocabulary["[SEP]"]
 
     def windows(self, text: str) -> list[list[int]]:
         """Cut a text at sentence ends into windows of at most 256 token ids, ends included.
