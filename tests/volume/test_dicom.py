@@ -23,7 +23,7 @@ from medfinder.volume.dicom_writer import TRANSFER_SYNTAXES
 from medfinder.volume.header import read_header
 from medfinder.volume.jpeg_lossless import encode
 from medfinder.volume.pixels import codestream_shape
-from medfinder.volume.volume import Volume
+from medfinder.volume.volume import Volume, canonical
 
 N = 12
 
@@ -637,6 +637,13 @@ def test_objects_that_are_no_ct_slices_are_told_with_the_reason(series, changes,
     assert words in told[0].reason
 
 
+def test_a_rescale_to_other_units_is_told(series):
+    edit_all(series, RescaleType="Z_EFF")
+    told = skips(series)
+    assert told[0].rule == "not-hu-units"
+    assert "the rescale type is Z_EFF" in told[0].reason
+
+
 def test_a_modality_lookup_table_is_told(series):
     item = Dataset()
     item.LUTDescriptor = [1, 0, 16]
@@ -851,10 +858,17 @@ def simpleitk_hu(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return sitk.GetArrayFromImage(image), affine[:, [2, 1, 0, 3]]
 
 
+@pytest.mark.parametrize("syntax", sorted(TRANSFER_SYNTAXES))
+def test_what_is_written_reads_the_same_in_simpleitk(tmp_path, syntax):
+    v = small_volume((N, 32, 36))
+    write_dicom_series(v, tmp_path, patient_id="p", study_id="s", transfer_syntax=syntax)
+    theirs, affine = canonical(*simpleitk_hu(tmp_path))
+    np.testing.assert_array_equal(theirs, v.hu)
+    np.testing.assert_allclose(affine, v.affine, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["cip_ct64", "lung_dx_a0002", "lidc_0001_slab"])
 def test_real_series_equal_simpleitk(shared_data, name):
-    from medfinder.volume.volume import canonical
-
     ours = read(shared_data / "dicom" / name)
     theirs, affine = canonical(*simpleitk_hu(shared_data / "dicom" / name))
     np.testing.assert_array_equal(ours.hu, theirs)
@@ -863,8 +877,6 @@ def test_real_series_equal_simpleitk(shared_data, name):
 
 @pytest.mark.slow
 def test_the_jpeg_lossless_series_equals_simpleitk(shared_data):
-    from medfinder.volume.volume import canonical
-
     folder = shared_data / "dicom" / "ricord_001012_jpeg_lossless"
     ours = read(folder)
     theirs, affine = canonical(*simpleitk_hu(folder))

@@ -70,6 +70,7 @@ _WANTED: dict[int, tuple[str, str]] = {
     0x00280103: ("signed", "u"),
     0x00281052: ("intercept", "f"),
     0x00281053: ("slope", "f"),
+    0x00281054: ("rescale_type", "s"),
     0x00283000: ("modality_lut", "x"),
     0x52009229: ("shared_groups", "x"),
     0x52009230: ("frame_groups", "x"),
@@ -126,6 +127,7 @@ class Header:
     signed: int = 0
     intercept: float = 0.0
     slope: float = 1.0
+    rescale_type: str = ""
     has_modality_lut: bool = False
     has_frame_groups: bool = False
     frame: int = 0

@@ -12,9 +12,10 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from medfinder.volume.compiled import compiled
 
 _SOF3, _DHT, _SOS, _DRI, _EOI = 0xC3, 0xC4, 0xDA, 0xDD, 0xD9
 
@@ -215,7 +216,7 @@ def _decode_scan_python(
     return int(rows)
 
 
-_decode_scan: Any = numba.njit(cache=True, nogil=True)(_decode_scan_python)
+_decode_scan = compiled(_decode_scan_python)
 
 
 def encode(values: npt.NDArray[Any]) -> bytes:

@@ -7,9 +7,10 @@ Source:
 import struct
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from medfinder.volume.compiled import compiled
 
 
 def decode(data: bytes, out: npt.NDArray[Any]) -> bool:
@@ -63,4 +64,4 @@ def _unpack_python(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8])
     return True
 
 
-_unpack: Any = numba.njit(cache=True, nogil=True)(_unpack_python)
+_unpack = compiled(_unpack_python)

@@ -28,6 +28,9 @@ _CT_CLASSES = {
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _DOCUMENT = "1.2.840.10008.5.1.4.1.1.104."
 _LOCALIZER_WORDS = frozenset(("LOCALIZER", "LOCALISER", "SCOUT", "TOPOGRAM", "SCANOGRAM"))
+# Rescale types that are no HU; "US" (unspecified) and absent ones are judged by their values.
+# Source: DICOM PS3.3 C.11.1.1.2.
+_OTHER_UNITS = frozenset(("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"))
 #: Slices of another orientation that may be left out of a series as scouts that were not marked.
 MAX_SCOUTS = 3
 #: Positions closer than this along the normal are the same position.
@@ -145,17 +148,27 @@ def frames(header: Header) -> list[Header]:
     """Return one header a frame; an Enhanced CT's geometry is read from its functional groups.
 
     Raises:
-        UnreadableVolume: The functional groups do not fit the number of frames.
+        UnreadableVolume: Rules ``corrupt`` when the functional groups do not fit the number of
+            frames, ``no-geometry`` when frames have none, ``not-hu-units`` when the rescale does
+            not lead to HU.
     """
+    found = _enhanced_frames(header) if header.has_frame_groups else [header]
+    units = sorted({f.rescale_type for f in found} & _OTHER_UNITS)
+    if units:
+        raise UnreadableVolume(
+            f"Not Hounsfield units: the rescale type is {units[0]} (a dual-energy or other map), "
+            "expected HU. Use the conventional series.",
+            rule="not-hu-units",
+        )
     if header.has_frame_groups:
-        return _enhanced_frames(header)
+        return found
     if header.n_frames > 1:
         raise UnreadableVolume(
             f"The file has {header.n_frames} frames but no positions for them. "
             "Export it as Enhanced CT or as single slices.",
             rule="no-geometry",
         )
-    return [header]
+    return found
 
 
 def _enhanced_frames(header: Header) -> list[Header]:
@@ -206,6 +219,7 @@ def _one_frame(header: Header, index: int, group: Any, shared: Any) -> Header:
     if (rescale := part("PixelValueTransformationSequence")) is not None:
         changes["slope"] = float(rescale.get("RescaleSlope", 1.0))
         changes["intercept"] = float(rescale.get("RescaleIntercept", 0.0))
+        changes["rescale_type"] = str(rescale.get("RescaleType", ""))
     if (content := part("FrameContentSequence")) is not None:
         changes["time_point"] = str(content.get("TemporalPositionIndex", ""))
     return replace(header, **changes)
