@@ -1,6 +1,10 @@
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 from importlib.resources import files
 
 import pytest
@@ -118,3 +122,20 @@ def test_a_port_in_use_is_told(finder):
 def test_an_absent_index_is_told(tmp_path):
     with pytest.raises(InputError):
         create_app(tmp_path / "nothing")
+
+
+def test_it_serves_until_interrupted(index_folder):
+    code = f"from medfinder.serve.app import serve; serve({str(index_folder)!r}, port=0)"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stderr.readline()
+        url = re.search(r"MedFinder is at (http://127\.0\.0\.1:\d+/)", line)[1]
+        with urllib.request.urlopen(f"{url}ready") as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert "Traceback" not in talk

@@ -17,6 +17,8 @@ from medfinder.errors import Mismatch
 from medfinder.records import Study
 from medfinder.serve import routes
 from medfinder.serve.app import ServeConfig, create_app
+from medfinder.volume.dicom_writer import write_dicom_series
+from medfinder.volume.read import read_volume
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -234,6 +236,22 @@ def test_a_nifti_file_is_a_query(client, nifti):
 
 def test_a_nifti_file_in_a_zip_is_a_query(client, nifti):
     ids(send(client, zipped({"a/ct.nii.gz": nifti}), "x.zip"))
+
+
+def test_a_dicom_series_in_a_zip_is_a_query(client, studies, tmp_path):
+    volume = read_volume(studies[2].volume_path)
+    write_dicom_series(volume, tmp_path / "series", patient_id="p", study_id="s")
+    series = {f"IM/{p.name}": p.read_bytes() for p in (tmp_path / "series").iterdir()}
+    assert ids(send(client, zipped(series), "x.zip"))[0] == "study-2"
+
+
+def test_two_series_in_a_zip_are_refused(client, studies, tmp_path):
+    files = {}
+    for i in (0, 1):
+        volume = read_volume(studies[i].volume_path)
+        write_dicom_series(volume, tmp_path / str(i), patient_id="p", study_id="s")
+        files |= {f"{i}/{p.name}": p.read_bytes() for p in (tmp_path / str(i)).iterdir()}
+    error_of(send(client, zipped(files), "x.zip"), 422)
 
 
 def test_what_it_is_is_told_by_its_bytes_not_its_name(client, nifti):

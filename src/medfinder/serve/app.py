@@ -4,6 +4,7 @@ What every request passes is here: request id, host and origin, size, security h
 line and the table of errors. What the service answers is in `medfinder.serve.routes`.
 """
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -194,7 +195,9 @@ def serve(
             )
         )
         server.on_started = lambda: _announce(url, on_ready, open_browser)
-        server.run(sockets=[listener])
+        server.service = app.state.service
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
+            server.run(sockets=[listener])
 
 
 def is_loopback(host: str) -> bool:
@@ -291,14 +294,16 @@ class Guard:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it accepts connections."""
+    """A server that says when it accepts connections, and loads what the first search needs."""
 
     on_started: Callable[[], None]
+    service: Service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.on_started()
+            self._warm_up = asyncio.create_task(self.service.warm_up())
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -5,6 +5,7 @@ seconds never keeps a viewer waiting.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import re
@@ -121,6 +122,11 @@ class Service:
     async def search(self, **query: Any) -> list[Hit]:
         """Search by words, findings or a study, one search at a time."""
         return await self._run(self._words, partial(self.finder.search, **query))
+
+    async def warm_up(self) -> None:
+        """Search once for nothing in particular, so that no user waits for encoders to load."""
+        with contextlib.suppress(MedFinderError):  # whoever searches will be told
+            await self.search(text="chest", k=1)
 
     async def search_upload(self, file: BinaryIO, **query: Any) -> list[Hit]:
         """Search by an uploaded volume, one at a time; the upload is gone afterwards.

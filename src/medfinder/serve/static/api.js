@@ -172,11 +172,17 @@ export function findingLabel(finding) {
   return where ? `${finding.name}, ${where}` : finding.name;
 }
 
-// Chips of a study: each finding once, affirmed ones first.
+// Chips of a study: each finding once, affirmed ones first. A mention that also stands for a
+// broader label comes twice over the same words; the first, its own name, is shown.
 export function findingChips(findings, { absent = false } = {}) {
   const seen = new Set();
+  const spans = new Set();
   const order = { present: 0, uncertain: 1, absent: 2 };
-  return [...findings]
+  return findings
+    .filter((f) => {
+      const span = `${f.start} ${f.end}`;
+      return f.end === f.start || (!spans.has(span) && spans.add(span));
+    })
     .sort((a, b) => order[a.status] - order[b.status])
     .filter((f) => absent || f.status !== "absent")
     .filter((f) => {
