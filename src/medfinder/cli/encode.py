@@ -41,7 +41,7 @@ def encode(
     vector = embedder.embed_volume(ct)
     if regions is not None:
         with atomic_write(regions) as file:
-            np.save(file, embedder.embed_regions(ct))
+            np.save(file, embedder.region_features(ct))
     if out is None:
         emit({"model_id": embedder.model_id, "vector": [float(x) for x in vector]})
         return

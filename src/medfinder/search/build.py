@@ -7,19 +7,25 @@ changed: what is already in the index is compared by content, never by time.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import medfinder
 from medfinder.artifact import MANIFEST, atomic_write, manifest_hash, read_manifest
+from medfinder.curate.pseudonym import safe_id
 from medfinder.embed import Embedded, Embedder, Embeddings
-from medfinder.errors import ConfigError, InputError, Mismatch
+from medfinder.errors import ConfigError, InputError
 from medfinder.index.store import Index, IndexConfig, Stream
+from medfinder.index.where import literal
 from medfinder.records import Rejection, Study
-from medfinder.studies import read_studies, write_rejections
+from medfinder.studies import digest, read_studies, write_rejections
 from medfinder.volume.read import read_volume
 from medfinder.volume.volume import Volume
+
+Vectors = dict[str, npt.NDArray[np.float32]]
 
 BATCH = 16  # studies a commit: at most this many are embedded again after a kill
 
@@ -80,25 +86,36 @@ def build_index(
     }
     if not embedders:
         raise ConfigError("An index needs an encoder of volumes, of reports, or both.")
-    index = _open(out, embedders, config)
-    todo = _todo(studies, index)
+    index = Index.create(
+        out,
+        {
+            stream: Stream(embedder.info.name, embedder.model_id, embedder.info.dim)
+            for stream, embedder in embedders.items()
+        },
+        config,
+    )
+    regions = out / "regions" if keep_regions and "volume" in embedders else None
+    todo = [_plan(study, index, regions) for study in _changed(studies, index, regions)]
     gone = sorted(set(index.digests()) - {study.study_id for study in studies})
-    if not todo and not gone and (out / MANIFEST).is_file():
-        if progress:
-            progress(len(studies), len(studies))
+    if not todo and not gone and index.is_finished:
         return Built(out, index.count(), 0, 0, 0, round(time.monotonic() - start, 3))
     (out / MANIFEST).unlink(missing_ok=True)
-    if gone:
-        index.delete(gone)
+    index.delete(gone)
+    for study_id in gone:
+        _region_file(out / "regions", study_id).unlink(missing_ok=True)
     rejections: list[Rejection] = []
-    n_done = len(studies) - len(todo)
-    n_embedded = 0
-    for first in range(0, len(todo), BATCH):
-        batch = todo[first : first + BATCH]
-        n_embedded += _add(index, batch, embedders, out, keep_regions, rejections)
-        n_done += len(batch)
+    n_done, n_embedded = len(studies) - len(todo), 0
+    batch: list[tuple[Study, Vectors]] = []
+    for study, vectors, is_new in _embedded(todo, embedders, regions, rejections):
+        batch.append((study, vectors))
+        n_done += 1
+        n_embedded += is_new
+        if len(batch) == BATCH:
+            _commit(index, batch, embedders)
+            batch = []
         if progress:
             progress(n_done, len(studies))
+    _commit(index, batch, embedders)
     write_rejections(out / "rejections.parquet", rejections)
     if index.count() == 0:
         raise InputError(
@@ -106,9 +123,124 @@ def build_index(
             rule="nothing-usable",
         )
     duration_s = round(time.monotonic() - start, 3)
-    index.finish(
-        parents={"studies": manifest_hash(parent)},
-        duration_s=duration_s,
-        package_version=medfinder.__version__,
-    )
+    index.finish({"studies": manifest_hash(parent)}, duration_s, medfinder.__version__)
     return Built(out, index.count(), n_embedded, len(gone), len(rejections), duration_s)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    """A study to write, with those of its vectors that need not be made again."""
+
+    study: Study
+    kept: Vectors
+
+
+def _changed(studies: Sequence[Study], index: Index, regions: Path | None) -> list[Study]:
+    """Return the studies that the index lacks, holds in another form, or holds in part."""
+    stored = index.study_hashes()
+    changed = []
+    for study in studies:
+        streams = {s for s in index.streams if s == "volume" or study.report is not None}
+        have = stored.get(study.study_id)
+        whole = have is not None and have.digest == digest(study) and have.streams == streams
+        if not whole or (
+            regions is not None and not _region_file(regions, study.study_id).exists()
+        ):
+            changed.append(study)
+    return changed
+
+
+def _plan(study: Study, index: Index, regions: Path | None) -> _Plan:
+    """Keep the vectors whose input is the same: a study that moved is not embedded again."""
+    kept: Vectors = {}
+    if index.count(f"study_id = {literal(study.study_id)}"):
+        (old,) = index.studies([study.study_id])
+        same = {
+            "volume": old.volume_hash == study.volume_hash
+            and (regions is None or _region_file(regions, study.study_id).exists()),
+            "report": old.report is not None
+            and study.report is not None
+            and old.report.text == study.report.text,
+        }
+        for stream in index.streams:
+            if same[stream]:
+                (vector,) = index.vectors(stream, [study.study_id])
+                if vector is not None:
+                    kept[stream] = vector
+    return _Plan(study, kept)
+
+
+def _embedded(
+    plans: Sequence[_Plan],
+    embedders: dict[str, Embedder],
+    regions: Path | None,
+    rejections: list[Rejection],
+) -> Iterator[tuple[Study, Vectors, bool]]:
+    """Yield each study with all its vectors, in order, and whether one of them is new.
+
+    A study whose volume cannot be read any more keeps its report's place in the index.
+    """
+    failed: dict[str, InputError] = {}
+    made: dict[str, Embedded] = {}
+    stream: Iterator[Embedded] = iter(())
+    if "volume" in embedders:
+        sources = (
+            (plan.study.study_id, partial(_read, plan.study))
+            for plan in plans
+            if "volume" not in plan.kept
+        )
+        stream = embedders["volume"].iter_volumes(
+            sources, regions=regions is not None, on_error=failed.__setitem__
+        )
+    for plan in plans:
+        study, vectors = plan.study, dict(plan.kept)
+        if "volume" in embedders and "volume" not in vectors:
+            while study.study_id not in made and study.study_id not in failed:
+                done = next(stream, None)
+                if done is None:
+                    break
+                made[done.study_id] = done
+            if study.study_id in made:
+                done = made.pop(study.study_id)
+                vectors["volume"] = done.vector
+                if regions is not None and done.regions is not None:
+                    with atomic_write(_region_file(regions, study.study_id)) as file:
+                        np.save(file, done.regions)
+            else:
+                error = failed[study.study_id]
+                rejections.append(Rejection(study.study_id, error.rule, str(error)))
+        if "report" in embedders and study.report is not None and "report" not in vectors:
+            text = embedders["report"].embed_texts([study.report.text])
+            vectors["report"] = text.vectors[0]
+        yield study, vectors, vectors.keys() != plan.kept.keys()
+
+
+def _read(study: Study) -> Volume:
+    path = Path(study.volume_path)
+    volume = read_volume(path, series_id=study.series_id if path.is_dir() else None)
+    if volume.content_hash != study.volume_hash:
+        raise InputError(
+            "The volume is not the one that was curated: its content has changed. "
+            "Run 'medfinder curate' again.",
+            rule="changed-volume",
+        )
+    return volume
+
+
+def _commit(
+    index: Index, batch: Sequence[tuple[Study, Vectors]], embedders: dict[str, Embedder]
+) -> None:
+    if not batch:
+        return
+    columns = {}
+    for stream, embedder in embedders.items():
+        rows = [(s.study_id, v[stream]) for s, v in batch if stream in v]
+        if rows:
+            columns[stream] = Embeddings(
+                tuple(i for i, _ in rows), np.stack([v for _, v in rows]), embedder.model_id
+            )
+    index.add([study for study, _ in batch], columns)
+
+
+def _region_file(folder: Path, study_id: str) -> Path:
+    return folder / f"{safe_id(study_id)}.npy"

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from medfinder.embed import Embedder
 from medfinder.errors import InputError
 from medfinder.index.store import Index
+from medfinder.index.where import check_where, literal
 from medfinder.records import Finding, Hit, Report, Study, Why
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
@@ -104,6 +105,7 @@ class Finder:
             raise InputError("Give a query: a text, a keyword, a report, a volume or a study.")
         if not 1 <= k <= MAX_K:
             raise InputError(f"k must lie between 1 and {MAX_K}, got {k}.")
+        where = None if where is None else check_where(where)
         if volume is not None:
             query = self._volume_query(volume)
         elif study_id is not None:
@@ -156,9 +158,9 @@ class Finder:
     ) -> tuple[_Query, str | None]:
         (study,) = self.index.studies([study_id])
         excluded = (
-            f"patient_id != {_sql(study.patient_id)}"
+            f"patient_id != {literal(study.patient_id)}"
             if exclude_same_patient
-            else f"study_id != {_sql(study_id)}"
+            else f"study_id != {literal(study_id)}"
         )
         query = _Query(
             text=study.report.text if study.report else "",
@@ -171,7 +173,8 @@ class Finder:
     def _stored(self, stream: str, study_id: str) -> npt.NDArray[np.float32] | None:
         if stream not in self.index.model_ids:
             return None
-        return self.index.vectors(stream, [study_id])[0]
+        (vector,) = self.index.vectors(stream, [study_id])
+        return vector
 
     # -- encoders ----------------------------------------------------------------
 
@@ -205,7 +208,7 @@ class Finder:
     def _narrow(self, where: str | None, keywords: tuple[str, ...]) -> str | None:
         parts = [f"({where})"] if where else []
         for name in keywords:
-            kinds = ", ".join(_sql(n) for n in sorted({name, *vocabulary().descendants(name)}))
+            kinds = ", ".join(literal(n) for n in sorted({name, *vocabulary().descendants(name)}))
             parts.append(f"array_has_any(findings_present, [{kinds}])")
         return " AND ".join(parts) or None
 
@@ -256,9 +259,10 @@ class Finder:
             return []
         names = {n for f in present for n in (f.name, *vocabulary().descendants(f.name))}
         ids = self.index.search_findings(sorted(names), k=10 * depth, where=where)
-        scored = []
-        for study in self.index.studies([i for i, _ in ids]):
-            scored.append((study.study_id, _agreement(present, absent, study)))
+        scored = [
+            (study.study_id, _agreement(present, absent, study))
+            for study in self.index.studies([i for i, _ in ids])
+        ]
         return sorted(scored, key=lambda item: (-item[1], item[0]))[:depth]
 
     def _rank_keywords(self, keywords: tuple[str, ...], depth: int, where: str | None) -> Ranking:
@@ -328,7 +332,3 @@ def _why(query: _Query, study: Study, parts: Mapping[str, float]) -> Why:
     )
     shown = matched_sentences(words, report.text, found) if report and (words or found) else ()
     return Why(parts=dict(parts), terms=terms, sentences=shown)
-
-
-def _sql(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

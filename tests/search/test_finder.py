@@ -1,0 +1,155 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import medfinder
+from medfinder.embed import Embedder
+from medfinder.errors import Incomplete, InputError, Mismatch, UnknownName
+from medfinder.records import Hit
+from medfinder.search.finder import Finder
+from medfinder.volume.read import read_volume
+
+
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.study_id for hit in hits]
+
+
+def test_a_keyword_finds_the_reports_that_affirm_it_and_its_kinds(finder: Finder) -> None:
+    assert set(ids(finder.search(keyword="nodule"))) == {"s3", "s4"}
+    assert set(ids(finder.search(keyword="pleural effusion"))) == {"s1", "s2", "s5", "s8"}
+
+
+def test_a_keyword_may_be_plural_or_spanish(finder: Finder) -> None:
+    assert set(ids(finder.search(keyword="nodules"))) == {"s3", "s4"}
+    assert set(ids(finder.search(keyword="derrame pleural"))) == {"s1", "s2", "s5", "s8"}
+
+
+def test_several_keywords_must_all_be_affirmed(finder: Finder) -> None:
+    assert ids(finder.search(keyword=["emphysema", "cardiomegaly"])) == ["s7"]
+    assert finder.search(keyword=["emphysema", "nodule"]) == []
+
+
+def test_a_keyword_narrows_another_query(finder: Finder) -> None:
+    assert set(ids(finder.search("left lung", keyword="nodule"))) <= {"s3", "s4"}
+
+
+def test_a_sentence_prefers_the_side_it_names(finder: Finder) -> None:
+    assert set(ids(finder.search("left pleural effusion", k=2))) == {"s1", "s5"}
+    assert ids(finder.search("right pleural effusion", k=1)) == ["s2"]
+
+
+def test_a_denied_finding_in_a_query_is_shunned(finder: Finder) -> None:
+    hits = finder.search("nodule without pleural effusion", k=9)
+    assert set(ids(hits)[:2]) == {"s3", "s4"}
+
+
+def test_a_filter_is_sql_over_the_facets(finder: Finder) -> None:
+    hits = finder.search(keyword="pleural effusion", where="sex = 'F' AND age >= 61")
+    assert ids(hits) == ["s5"]
+
+
+def test_a_filter_cannot_break_out_of_its_brackets(finder: Finder) -> None:
+    with pytest.raises(InputError, match="brackets"):
+        finder.search(keyword="nodule", where="sex = 'F') OR (1 = 1")
+
+
+def test_a_filter_that_is_not_one_names_the_columns(finder: Finder) -> None:
+    with pytest.raises(InputError, match=r"no column 'colour'.*study_id"):
+        finder.search("nodule", where="colour = 'red'")
+
+
+def test_more_like_this_leaves_out_the_same_patient(finder: Finder) -> None:
+    alike = ids(finder.search(study_id="s1", k=9))
+    assert not {"s1", "s5"} & set(alike)
+    kept = ids(finder.search(study_id="s1", k=9, exclude_same_patient=False))
+    assert kept[0] == "s5"
+    assert "s1" not in kept
+
+
+def test_a_volume_finds_itself_first(finder: Finder) -> None:
+    (study,) = finder.index.studies(["s2"])
+    hits = finder.search(volume=read_volume(study.volume_path), k=3)
+    assert ids(hits)[0] == "s2"
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+    assert list(hits[0].why.parts) == ["volume"]
+
+
+def test_a_volume_finds_volumes_of_its_kind(finder: Finder) -> None:
+    (study,) = finder.index.studies(["s1"])
+    assert ids(finder.search(volume=read_volume(study.volume_path), k=2)) == ["s1", "s5"]
+
+
+def test_a_whole_report_finds_its_study_and_those_that_say_the_same(finder: Finder) -> None:
+    report = "FINDINGS: Known left pleural effusion, unchanged. IMPRESSION: Left pleural effusion."
+    assert set(ids(finder.search(report=report, k=2))) == {"s1", "s5"}
+
+
+def test_a_hit_tells_why(finder: Finder) -> None:
+    hit = finder.search("nodule in the right upper lobe", k=1)[0]
+    assert hit.study_id == "s3"
+    assert {"bm25", "report", "findings"} <= set(hit.why.parts)
+    assert "nodule" in hit.why.terms
+    assert hit.why.sentences[0] == "Nodule of 8 mm in the right upper lobe."
+    text = repr(hit)
+    assert "s3" in text
+    assert "nodule" in text
+    assert "p3" not in text
+
+
+def test_ranks_count_from_one_and_scores_fall(finder: Finder) -> None:
+    hits = finder.search("pleural effusion", k=9)
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    assert all(a.score >= b.score for a, b in pairwise(hits))
+
+
+def test_without_a_joint_space_a_text_is_not_compared_with_volumes(finder: Finder) -> None:
+    assert not finder.has_joint_space
+    assert all("volume" not in hit.why.parts for hit in finder.search("bright left", k=9))
+
+
+def test_in_a_joint_space_a_text_finds_volumes_that_have_no_report(joint_finder: Finder) -> None:
+    assert joint_finder.has_joint_space
+    hits = joint_finder.search("bright left", k=9)
+    by_volume = sorted(hits, key=lambda h: -h.why.parts["volume"])
+    assert set(ids(by_volume)[:2]) == {"s1", "s5"}
+    assert "s6" in ids(hits)
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ({}, "Give a query"),
+        ({"text": "a", "report": "b"}, "Give one query, got 2: text, report"),
+        ({"text": "  "}, "The query is empty"),
+        ({"text": "a", "k": 0}, "k must lie between 1 and 1000, got 0"),
+        ({"text": "a", "k": 1001}, "got 1001"),
+        ({"text": "a", "where": ""}, "it is empty"),
+    ],
+)
+def test_a_bad_query_is_named(finder: Finder, query: dict[str, object], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        finder.search(**query)  # type: ignore[arg-type]
+
+
+def test_an_unknown_keyword_or_study_is_named(finder: Finder) -> None:
+    with pytest.raises(UnknownName, match="nodul"):
+        finder.search(keyword="nodull")
+    with pytest.raises(UnknownName, match="no study 'x'"):
+        finder.search(study_id="x")
+
+
+def test_a_query_encoder_with_other_weights_is_refused(finder: Finder) -> None:
+    from conftest import GridEncoder
+
+    other = Finder(finder.index, {"volume": Embedder(GridEncoder(weights="2"))})
+    (study,) = finder.index.studies(["s1"])
+    with pytest.raises(Mismatch, match="Vectors of two models cannot be compared"):
+        other.search(volume=read_volume(study.volume_path))
+
+
+def test_an_unfinished_or_missing_index_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no index folder"):
+        medfinder.open_index(tmp_path / "none")
+    with pytest.raises(Incomplete, match="has not finished"):
+        medfinder.open_index(tmp_path)
