@@ -9,6 +9,7 @@ from medfinder.errors import Incomplete, InputError, Mismatch, UnknownName
 from medfinder.records import Hit
 from medfinder.search.finder import Finder
 from medfinder.volume.read import read_volume
+from stubs.encoders import GridEncoder
 
 
 def ids(hits: list[Hit]) -> list[str]:
@@ -140,8 +141,6 @@ def test_an_unknown_keyword_or_study_is_named(finder: Finder) -> None:
 
 
 def test_a_query_encoder_with_other_weights_is_refused(finder: Finder) -> None:
-    from conftest import GridEncoder
-
     other = Finder(finder.index, {"volume": Embedder(GridEncoder(weights="2"))})
     (study,) = finder.index.studies(["s1"])
     with pytest.raises(Mismatch, match="Vectors of two models cannot be compared"):
