@@ -84,12 +84,12 @@ def sample_acquisition(
         tissue = Tissue(180 + 230 * a, 120 + 330 * b, 18 + 25 * b)
     else:
         tissue = Tissue(105 + 75 * a, 100 + 75 * a, 40 + 35 * b)
-    turn = rng.normal(0, 1, 3) * ((7, 5, 9) if far else (3, 2.5, 4))
-    centre = rng.normal(0, 1, 3) * (8, 8, 6)
+    turn = rng.normal(0, 1, 3) * ((8, 6, 10) if far else (4, 3, 5))
+    centre = rng.normal(0, 1, 3) * (13, 11, 9)
     noise_hu = float(
-        np.exp(np.log(45) + noise * np.log(95 / 45))
+        np.exp(np.log(55) + noise * np.log(100 / 55))
         if far
-        else np.exp(np.log(6) + noise * np.log(40 / 6))
+        else np.exp(np.log(6) + noise * np.log(50 / 6))
     )
     sharp = kernel > (0.3 if far else 0.62)
     return Acquisition(
@@ -108,8 +108,8 @@ def sample_acquisition(
         slice_blur=float(rng.uniform(0.0, 0.15) if not far else rng.uniform(0.2, 0.3)),
         noise_hu=noise_hu,
         noise_passes=0 if sharp else int(rng.integers(1, 3)),
-        gain=float(1 + rng.normal(0, 0.012)),
-        offset_hu=float(rng.normal(0, 9)),
+        gain=float(1 + rng.normal(0, 0.015)),
+        offset_hu=float(rng.normal(0, 10)),
         manufacturer=MANUFACTURERS[int(rng.integers(len(MANUFACTURERS)))],
         kernel="sharp" if sharp else "soft",
     )

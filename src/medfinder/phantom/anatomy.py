@@ -13,9 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from medfinder.phantom.case import LOBES, CaseSpec
-from medfinder.phantom.scene import EVERYWHERE, Array, Point, Scene, capsule_distance, smooth_field
+from medfinder.phantom.scene import (
+    EVERYWHERE,
+    Array,
+    Box,
+    Point,
+    Scene,
+    capsule_distance,
+    smooth_field,
+)
 
-HEART_GROWTH = {"mild": 1.17, "moderate": 1.3, "severe": 1.45}
+HEART_SCALE = {"mild": 1.22, "moderate": 1.36, "severe": 1.52}
+"""Of an enlarged heart; normal ones reach 1.12."""
 COLLAPSE = {"mild": 0.35, "moderate": 0.5, "severe": 0.68}
 Course: TypeAlias = tuple[list[tuple[float, float, float]], list[float]]
 """A vessel's or airway's points in body millimetres, and its radius at each."""
@@ -54,17 +63,22 @@ class Body:
         self._tabulate()
         self.unit = self.height / 240.0  # of everything that scales with the chest's height
         heart, aneurysm = case.get("cardiomegaly"), case.get("aortic aneurysm")
-        self.heart_scale = h.heart_scale * (
-            HEART_GROWTH[heart.severity] if heart and heart.severity else 1.0
-        )
+        self.heart_scale = h.heart_scale
+        if heart and heart.severity:
+            self.heart_scale = HEART_SCALE[heart.severity] * h.heart_scale**0.25
         s, u = self.heart_scale, self.unit
         self.heart_radii = (62 * s * self.a / 130, 46 * s, 48 * s * u)
-        self.heart_centre = (-20 - 45 * (s - 1), 16.0 + 14 * (s - 1), 62 * u + 8 * (s - 1))
+        self.heart_centre = (
+            -20 + h.heart_shift_mm - 45 * (s - 1),
+            16.0 + 14 * (s - 1),
+            62 * u + 8 * (s - 1),
+        )
         back = -self.b
         swell = {"ascending": 0.0, "descending": 0.0}
         if aneurysm and aneurysm.size_mm and aneurysm.level:
             swell[aneurysm.level] = aneurysm.size_mm / 2
-        up, down = 15.5 * math.sqrt(u), 12.0 * math.sqrt(u)
+        wide = h.aorta_scale * math.sqrt(u)
+        up, down = 15.5 * wide, 12.0 * wide
         wide_up, wide_down = max(up, swell["ascending"]), max(down, swell["descending"])
         out = max(0.0, wide_up - up)
         left = max(0.0, wide_down - down)
@@ -153,7 +167,9 @@ class Body:
         dx = (np.abs(x) - np.float32(0.55 * self.a)) / np.float32(0.62 * self.a)
         dy = (y - np.float32(12)) / np.float32(0.98 * self.b)
         high = np.where(
-            x > 0, np.float32(self.habitus.dome_mm), np.float32(0.8 * self.habitus.dome_mm - 4)
+            x > 0,
+            np.float32(self.habitus.dome_mm),
+            np.float32(0.8 * self.habitus.dome_mm - 4 + self.habitus.dome_tilt_mm),
         )
         out: Array = high * (1 - np.float32(1.35) * (dx * dx + dy * dy))
         return out
@@ -191,7 +207,7 @@ class Body:
         depth = np.minimum(depth, aside - self.septum(y, z))
         depth = np.minimum(depth, z - self.dome(x, y))
         depth = np.minimum(depth, z + np.float32(32))
-        depth = np.minimum(depth, self.heart(x, y, z, 5))
+        depth = np.minimum(depth, self.heart(x, y, z, self.habitus.fat_pad_mm))
         top: Array = np.float32(self.height) - (
             (aside - np.float32(48)) ** 2 + (y - self.back(z) - np.float32(55)) ** 2
         ) * np.float32(1 / 75)
@@ -293,33 +309,56 @@ class Lungs:
     lobes: npt.NDArray[np.uint8]
     wall: Array
 
+    def crop(self, box: Box) -> "Lungs":
+        """Return the views inside a box."""
+        return Lungs(self.cover[box], self.depth[box], self.lobes[box], self.wall[box])
+
+
+def lung_box(scene: Scene, body: Body) -> Box:
+    """Return the box that holds both lungs and their chest wall; the same for all findings."""
+    box = scene.box((-body.a, -body.b - 36, -50), (body.a, body.b + 10, body.height), 12)
+    return EVERYWHERE if box is None else box
+
 
 def draw_anatomy(scene: Scene, body: Body, case: CaseSpec, tissue: Tissue) -> Lungs:
     """Draw a healthy chest of this build, lungs without their vessels, and return the lungs."""
     h = case.habitus
     rng = np.random.default_rng([case.seed, 0xB0D1])
-    x, y, z = scene.x, scene.y, scene.z
-    wall = body.wall(x, y, z)
-    _trunk(scene, body, wall, rng)
-    depth = body.lung_depth(x, y, z)
-    cavity = scene.cover(wall)
-    # Fat between the organs, muscle around the apices.
-    outer = (np.abs(x) > body.septum(y, z) + np.float32(6)) & (z > np.float32(0.45 * body.height))
-    scene.blend(EVERYWHERE, cavity, np.where(outer, np.float32(MUSCLE_HU), np.float32(FAT_HU + 20)))
-    _abdomen(scene, body, cavity, rng, tissue)
-    _bones(scene, body, wall, rng)
-    cover = scene.cover(-depth)
-    texture = smooth_field(rng, scene.shape, (24, 28, 28))
+    _trunk(scene, body, rng)
+    # The cage and the lungs lie in boxes of the grid; elsewhere these say "far outside".
+    lungs = Lungs(
+        cover=np.zeros(scene.shape, np.float32),
+        depth=np.full(scene.shape, -99, np.float32),
+        lobes=np.zeros(scene.shape, np.uint8),
+        wall=np.full(scene.shape, 99, np.float32),
+    )
+    cage = scene.box((-body.a - 8, -body.b - 8, -500), (body.a + 8, body.b + 8, 600), 12)
+    if cage is not None:
+        x, y, z = scene.at(cage)
+        wall = lungs.wall[cage] = body.wall(x, y, z)
+        # Fat between the organs, muscle around the apices.
+        aside = np.abs(x) > body.septum(y, z) + np.float32(6)
+        aside &= z > np.float32(0.45 * body.height)
+        fill = np.where(aside, np.float32(MUSCLE_HU), np.float32(FAT_HU + 20))
+        scene.blend(cage, scene.cover(wall), fill)
+        part = scene.crop(cage)
+        _abdomen(part, body, scene.cover(wall), rng, tissue)
+        _ribs(part, body, wall)
+    _shoulders(scene, body)
+    box = lung_box(scene, body)
+    x, y, z = scene.at(box)
+    lungs.depth[box] = body.lung_depth(x, y, z)
+    lungs.cover[box] = scene.cover(-lungs.depth[box])
+    lungs.lobes[box] = body.lobes(x, y, z)
+    texture = smooth_field(rng, lungs.depth[box].shape, (24, 28, 28))
     dependent = np.float32(h.lung_gradient_hu) * np.clip(-y / np.float32(2 * body.b), -0.5, 0.5)
-    scene.blend(EVERYWHERE, cover, h.lung_hu + dependent + 14 * texture)
-    lobes = body.lobes(x, y, z)
-    lungs = Lungs(cover, depth, lobes, wall)
+    scene.blend(box, lungs.cover[box], h.lung_hu + dependent + 14 * texture)
     _spine(scene, body, lungs)
     _mediastinum(scene, body, lungs, rng, tissue)
     return lungs
 
 
-def _trunk(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> None:
+def _trunk(scene: Scene, body: Body, rng: np.random.Generator) -> None:
     h = body.habitus
     x, y = scene.x, scene.y
     column = scene.z[:, :1, :1]
@@ -340,7 +379,7 @@ def _trunk(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> N
         for side in (1, -1):
             yf = body.b + 0.2 * muscle  # lying down the breasts spread to the sides
             centre = (side * 0.6 * body.a, yf, 0.42 * body.height)
-            radii = (0.56 * body.a, 0.65 * h.breast_mm + muscle + 0.8 * fat, 70.0)
+            radii = (0.56 * body.a, 0.55 * h.breast_mm + muscle + 0.8 * fat, 70.0)
             found = scene.ellipsoid(centre, radii, 4)
             if found is not None:
                 box, distance = found
@@ -360,7 +399,7 @@ def _trunk(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> N
                 r = rng.uniform(4, 0.2 * h.breast_mm + 5)
                 scene.ball(centre, (r * 1.4, r, r * 1.4), density)
     # Muscle, with fat planes between its sheets.
-    sheet = np.sin((wall - np.float32(muscle * 0.8)) / np.float32(3.2) + 0.03 * x)
+    sheet = np.sin(inner / np.float32(3.2) + np.float32(0.03) * x)
     scene.blend(EVERYWHERE, scene.cover(inner), MUSCLE_HU - 30 * np.maximum(sheet, 0) ** 2)
     # The couch, level with the scanner rather than the patient.
     low = float(-body.b - muscle - fat - 12)
@@ -422,8 +461,8 @@ def _abdomen(
     scene.draw_tube([(22, -28, 20), (24, -34, -150)], [12, 12], tissue.vein_hu * 0.7 + 12)
 
 
-def _bones(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> None:
-    h, u = body.habitus, body.unit
+def _ribs(scene: Scene, body: Body, wall: Array) -> None:
+    h = body.habitus
     cortex = 330 + 1.3 * h.bone_hu
     # All ribs at once: voxels of the shell around the cage, by angle and by height along a rib.
     shell = (wall > -2.5) & (wall < 12.5)
@@ -445,7 +484,13 @@ def _bones(scene: Scene, body: Body, wall: Array, rng: np.random.Generator) -> N
     bony *= (angle > 0.12) & ((past < 0) | (angle < 3.0))
     view = scene.hu[d, hh, w]
     scene.hu[d, hh, w] = view + bony * (hu - view)
-    # Sternum: a plate before the cage, and the clavicles.
+
+
+def _shoulders(scene: Scene, body: Body) -> None:
+    """Draw sternum, clavicles and shoulder blades."""
+    h, u = body.habitus, body.unit
+    cortex = 330 + 1.3 * h.bone_hu
+    # Sternum: a plate before the cage.
     box = scene.box((-25, 0, 70 * u), (25, 150, 0.9 * body.height))
     if box is not None:
         x, y, z = scene.at(box)
@@ -517,15 +562,19 @@ def _mediastinum(
     scene: Scene, body: Body, lungs: Lungs, rng: np.random.Generator, tissue: Tissue
 ) -> None:
     """Draw heart, great vessels, trachea and oesophagus."""
-    u = body.unit
+    h, u = body.habitus, body.unit
     c, r = body.heart_centre, body.heart_radii
-    reach = max(r) + 12
+    reach = max(r) + h.fat_pad_mm + 6
     box = scene.box([v - reach for v in c], [v + reach for v in c])
     artery, vein = tissue.artery_hu, tissue.vein_hu
     muscle = 45 + tissue.organ_gain_hu
     if box is not None:
         distance = body.heart(*scene.at(box))
-        scene.blend(box, scene.cover(distance - 6) * scene.cover(lungs.wall[box] + 1), FAT_HU + 12)
+        scene.blend(
+            box,
+            scene.cover(distance - h.fat_pad_mm) * scene.cover(lungs.wall[box] + 1),
+            FAT_HU + 12,
+        )
         sac = scene.cover(distance)
         scene.blend(box, sac, muscle)
         clip = np.zeros(scene.shape, np.float32)
@@ -626,21 +675,21 @@ def draw_vessels(scene: Scene, body: Body, lungs: Lungs, seed: int, tissue: Tiss
         z = rng.uniform(-30, body.height, n).astype(np.float32)
         inside = np.flatnonzero(body.lung_depth(x, y, z) > 3)[:230]
         goals = np.stack([x[inside], y[inside], z[inside]], 1).astype(np.float64)
-        for a, b, ra, rb in grow_tree(np.asarray(body.hilum[side], float), goals, 8.0):
-            if max(ra, rb) > 0.16 * scene.edge_mm:
-                scene.twig(a, b, ra, rb, blood, lungs.cover)
+        starts, ends, radii = grow_tree(np.asarray(body.hilum[side], float), goals, 8.0)
+        wide = radii.max(1) > 0.2 * scene.edge_mm
+        scene.twigs(starts[wide], ends[wide], radii[wide], blood, lungs.cover)
 
 
 def grow_tree(
     root: npt.NDArray[np.float64], goals: npt.NDArray[np.float64], root_radius_mm: float
-) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Join goals to a root by a tree whose branches thin out as vessels do.
 
     Goals are taken from the nearest to the root outwards; each joins the node that keeps both the
     new branch and the way from the root short. Radii follow Murray's law with exponent 2.7.
 
     Returns:
-        Segments (start, end, radius at start, radius at end) in millimetres.
+        Segments in millimetres: starts (n, 3), ends (n, 3), radii (n, 2) at both.
     """
     order = np.argsort(((goals - root) ** 2).sum(1), kind="stable")
     nodes = np.empty((len(goals) + 1, 3))
@@ -655,15 +704,9 @@ def grow_tree(
     for i in range(len(nodes) - 1, 0, -1):
         load[parent[i]] += load[i]
     radius = np.maximum(root_radius_mm * (load / load[0]) ** (1 / 2.7), 0.6)
-    return [
-        (
-            nodes[parent[i]],
-            nodes[i],
-            min(float(radius[parent[i]]), 1.35 * float(radius[i])),
-            float(radius[i]),
-        )
-        for i in range(1, len(nodes))
-    ]
+    up = parent[1:]
+    radii = np.stack([np.minimum(radius[up], 1.35 * radius[1:]), radius[1:]], 1)
+    return nodes[up], nodes[1:], radii
 
 
 __all__ = [

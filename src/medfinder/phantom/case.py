@@ -129,7 +129,7 @@ KINDS: Mapping[str, Kind] = {
         weight=1.4,
     ),
     "cardiomegaly": Kind(severities=SEVERITIES, weight=1.4),
-    "coronary calcification": Kind(severities=SEVERITIES),
+    "coronary artery wall calcification": Kind(severities=SEVERITIES),
     "aortic atheromatosis": Kind(severities=SEVERITIES),
     "aortic aneurysm": Kind(size_mm=(45, 70), levels=("ascending", "descending"), floor_voxels=8),
     "hiatal hernia": Kind(size_mm=(30, 75), floor_voxels=6),
@@ -138,7 +138,7 @@ KINDS: Mapping[str, Kind] = {
     "pleural plaques": Kind(
         sides=EVERY_SIDE, densities=("solid", "calcified"), number=(2, 5), weight=0.8
     ),
-    "hepatic cyst": Kind(size_mm=(16, 60), floor_voxels=4),
+    "liver cyst": Kind(size_mm=(16, 60), floor_voxels=4),
     "pacemaker": Kind(sides=SIDES, weight=0.7),
     "central venous catheter": Kind(sides=SIDES, weight=0.7),
 }
@@ -161,7 +161,11 @@ class Habitus:
         lung_hu: Mean of aerated lung.
         lung_gradient_hu: Rise of lung density from front to back (supine).
         heart_scale: 1 for a heart of normal size.
+        heart_shift_mm: Of the heart to the patient's right.
+        fat_pad_mm: Thickness of the fat around the heart.
+        aorta_scale: 1 for an aorta of usual width.
         dome_mm: Height of the right diaphragm dome over the base.
+        dome_tilt_mm: How much higher than usual the left dome stands.
         lean_mm: Sideways bow of the spine (scoliosis).
     """
 
@@ -176,7 +180,11 @@ class Habitus:
     lung_hu: float = -850.0
     lung_gradient_hu: float = 70.0
     heart_scale: float = 1.0
+    heart_shift_mm: float = 0.0
+    fat_pad_mm: float = 6.0
+    aorta_scale: float = 1.0
     dome_mm: float = 45.0
+    dome_tilt_mm: float = 0.0
     lean_mm: float = 0.0
 
 
@@ -314,17 +322,21 @@ def sample_habitus(rng: np.random.Generator, sex: str) -> Habitus:
     fat = float(np.clip(rng.gamma(3.0, 6.5), 5, 55))
     return Habitus(
         half_width_mm=float(np.clip((124 if sex == "F" else 134) + 6 * big, 108, 152)),
-        half_depth_mm=float(np.clip(88 + 5 * big + rng.normal(0, 5), 74, 110)),
+        half_depth_mm=float(np.clip(88 + 5 * big + rng.normal(0, 6), 72, 112)),
         lung_height_mm=float(np.clip((225 if sex == "F" else 240) + rng.normal(0, 14), 190, 275)),
         fat_mm=fat,
         muscle_mm=float(rng.uniform(11, 24)),
         breast_mm=float(np.clip(rng.normal(38, 12), 10, 70)) if sex == "F" else 0.0,
         bone_hu=float(rng.uniform(80, 300)),
         liver_hu=float(rng.uniform(5, 70)),
-        lung_hu=float(np.clip(rng.normal(-835, 35), -905, -745)),
-        lung_gradient_hu=float(rng.uniform(20, 140)),
-        heart_scale=float(rng.uniform(0.9, 1.08)),
-        dome_mm=float(rng.uniform(32, 60)),
+        lung_hu=float(np.clip(rng.normal(-830, 45), -910, -710)),
+        lung_gradient_hu=float(rng.uniform(10, 190)),
+        heart_scale=float(rng.uniform(0.85, 1.12)),
+        heart_shift_mm=float(np.clip(rng.normal(0, 8), -18, 18)),
+        fat_pad_mm=float(np.clip(rng.gamma(2.0, 4.5), 3, 26)),
+        aorta_scale=float(rng.uniform(0.85, 1.25)),
+        dome_mm=float(rng.uniform(24, 70)),
+        dome_tilt_mm=float(np.clip(rng.normal(0, 12), -22, 34)),
         lean_mm=float(rng.normal(0, 5)),
     )
 

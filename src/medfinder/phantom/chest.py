@@ -16,7 +16,7 @@ from medfinder.phantom.acquisition import (
     scan,
     world_affine,
 )
-from medfinder.phantom.anatomy import Body, draw_anatomy, draw_vessels
+from medfinder.phantom.anatomy import Body, draw_anatomy, draw_vessels, lung_box
 from medfinder.phantom.case import CaseSpec, check_case, sample_case
 from medfinder.phantom.lesions import DIFFUSE, FOCAL, draw_confusers, draw_findings
 from medfinder.phantom.scene import Scene
@@ -133,7 +133,8 @@ def render(
     tissue = acquisition.tissue
     lungs = draw_anatomy(scene, body, case, tissue)
     draw_findings(scene, body, lungs, case, tissue, DIFFUSE)
-    draw_vessels(scene, body, lungs, case.seed, tissue)
+    box = lung_box(scene, body)
+    draw_vessels(scene.crop(box), body, lungs.crop(box), case.seed, tissue)
     draw_confusers(scene, body, lungs, case)
     draw_findings(scene, body, lungs, case, tissue, FOCAL)
     volume = Volume(

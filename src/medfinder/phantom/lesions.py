@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medfinder.phantom.anatomy import AIR_HU, FAT_HU, MUSCLE_HU, WATER_HU, Body, Lungs, Tissue
+from medfinder.phantom.anatomy import (
+    AIR_HU,
+    FAT_HU,
+    MUSCLE_HU,
+    WATER_HU,
+    Body,
+    Lungs,
+    Tissue,
+    lung_box,
+)
 from medfinder.phantom.case import LOBES, CaseSpec, FindingSpec
 from medfinder.phantom.scene import EVERYWHERE, Array, Box, Point, Scene, smooth_field
 
@@ -22,7 +31,8 @@ class Canvas:
     """All that a drawer needs.
 
     Attributes:
-        scene: Where to draw.
+        scene: The part of the grid around the lungs.
+        whole: All of the grid, for what reaches out of that part.
         body: The patient's shapes.
         lungs: Aerated lung that is left; drawers take from `Lungs.cover` what they fill.
         tissue: HU that contrast agent changes.
@@ -31,6 +41,7 @@ class Canvas:
     """
 
     scene: Scene
+    whole: Scene
     body: Body
     lungs: Lungs
     tissue: Tissue
@@ -216,16 +227,11 @@ def _mass(c: Canvas, f: FindingSpec) -> None:
     c.fill(box, c.scene.cover(distance) * inside, hu)
     if c.rng.random() < 0.4:  # necrosis
         c.scene.blend(box, c.scene.cover(distance + radius * 0.45), min(18.0, hu))
-    clip = np.zeros(c.scene.shape, np.float32)
-    clip[box] = c.lungs.cover[box]
-    for _ in range(int(c.rng.integers(5, 12))):  # spicules
-        way = c.rng.normal(size=3)
-        way /= np.sqrt((way**2).sum())
-        start, end = (
-            np.asarray(centre) + way * radius * 0.8,
-            np.asarray(centre) + way * radius * 1.3,
-        )
-        c.scene.twig(start, end, 1.5, 0.5, 10, c.lungs.cover)
+    way = c.rng.normal(size=(int(c.rng.integers(5, 12)), 3))
+    way *= radius / np.sqrt((way**2).sum(1, keepdims=True))
+    thin = np.tile((1.5, 0.5), (len(way), 1))
+    middle = np.asarray(centre, float)
+    c.scene.twigs(middle + 0.8 * way, middle + 1.3 * way, thin, 10, c.lungs.cover)
 
 
 def _effusion(c: Canvas, f: FindingSpec) -> None:
@@ -482,7 +488,7 @@ def _cyst(c: Canvas, f: FindingSpec) -> None:
 
 
 def _pacemaker(c: Canvas, f: FindingSpec) -> None:
-    side, u, scene = c.sides(f)[0], c.body.unit, c.scene
+    side, u, scene = c.sides(f)[0], c.body.unit, c.whole
     z = 0.86 * c.body.height
     front = float(
         c.body.cage(np.array([z], np.float32))[2][0]
@@ -514,7 +520,7 @@ def _catheter(c: Canvas, f: FindingSpec) -> None:
         (29.0, 7.0, 145 * u),
         (29.0, 6.0, 100 * u),
     ]
-    c.scene.draw_tube(path, [r] * 5, c.rng.uniform(600, 1200), label=c.label)
+    c.whole.draw_tube(path, [r] * 5, c.rng.uniform(600, 1200), label=c.label)
 
 
 Drawer = Callable[[Canvas, FindingSpec], None]
@@ -535,7 +541,7 @@ FOCAL: dict[str, Drawer] = {
     "multiple nodules": _nodules,
     "pericardial effusion": _pericardial,
     "cardiomegaly": _heart,
-    "coronary calcification": _coronary,
+    "coronary artery wall calcification": _coronary,
     "aortic aneurysm": _aneurysm,
     "aortic atheromatosis": _atheroma,
     "adenopathy": _adenopathy,
@@ -543,7 +549,7 @@ FOCAL: dict[str, Drawer] = {
     "pleural effusion": _effusion,
     "pneumothorax": _pneumothorax,
     "pleural plaques": _plaques,
-    "hepatic cyst": _cyst,
+    "liver cyst": _cyst,
     "rib fracture": _fracture,
     "vertebral compression": _compression,
     "pacemaker": _pacemaker,
@@ -561,26 +567,35 @@ def draw_findings(
     drawers: dict[str, Drawer],
 ) -> None:
     """Draw the case's findings that `drawers` knows, in the order of `drawers`."""
+    box = lung_box(scene, body)
+    part, inner = scene.crop(box), lungs.crop(box)
     for name, draw in drawers.items():
         for place, finding in enumerate(case.findings, start=1):
             if finding.name == name:
                 rng = np.random.default_rng([finding.seed, 0x1E5])
-                draw(Canvas(scene, body, lungs, tissue, rng, place), finding)
+                draw(Canvas(part, scene, body, inner, tissue, rng, place), finding)
 
 
 def draw_confusers(scene: Scene, body: Body, lungs: Lungs, case: CaseSpec) -> None:
     """Draw what no report mentions: small granulomas, electrodes, spurs, dependent density."""
     rng = np.random.default_rng([case.seed, 0xC0F])
     share = case.confusers
+    whole, box = scene, lung_box(scene, body)
+    scene, lungs = whole.crop(box), lungs.crop(box)
     for _ in range(rng.poisson(2.5 * share)):  # healed granulomas, below the reported size
         point = body.place(rng, int(rng.integers(1, 6)), 4)
         r = rng.uniform(1.6, 2.8)
         scene.ball(point, (r, r, r), rng.uniform(200, 900), clip=lungs.cover)
-    if rng.random() < share:
-        zone = np.clip(
-            1 - (scene.y - body.back(scene.z) - 8) / np.float32(rng.uniform(8, 22)), 0, 1
-        )
-        scene.hu += zone * lungs.cover * np.float32(rng.uniform(60, 260))
+    if rng.random() < 0.3 + 0.5 * share:  # lung pressed by its own weight
+        far = np.float32(rng.uniform(8, 30))
+        zone = np.clip(1 - (scene.y - body.back(scene.z) - 8) / far, 0, 1)
+        side = rng.choice([-1.0, 0.0, 0.0, 1.0])
+        if side:
+            zone = zone * (scene.x * np.float32(side) > 0)
+        scene.hu += (zone * lungs.cover).astype(np.float32) * np.float32(rng.uniform(60, 480))
+    # Uneven ventilation: patches a little denser or darker, as in expiration.
+    uneven = smooth_field(rng, scene.shape, (5, 5, 6)) * np.float32(rng.uniform(0, 70) * share)
+    scene.hu += uneven * lungs.cover
     for _ in range(rng.poisson(3 * share)):  # calcified hilar and mediastinal nodes
         point = (rng.normal(0, 32), rng.normal(-6, 12), rng.uniform(95, 180) * body.unit)
         scene.ball(point, rng.uniform(1.5, 4, 3), rng.uniform(250, 900))
@@ -591,21 +606,22 @@ def draw_confusers(scene: Scene, body: Body, lungs: Lungs, case: CaseSpec) -> No
         point = (x + 20 * math.cos(angle), y + 17 * math.sin(angle), z)
         scene.ball(point, (4, 4, rng.uniform(2, 6)), rng.uniform(300, 700))
     h = body.habitus
-    for _ in range(rng.poisson(4 * share)):  # electrodes and clothing on the skin
+    out_x = body.a + 0.8 * h.muscle_mm + h.fat_mm
+    out_y = body.b + 0.8 * h.muscle_mm + h.fat_mm + 0.4 * h.breast_mm
+    for _ in range(rng.poisson(4 * share)):  # electrodes, clasps and coins on the skin, their wires
         angle = rng.uniform(0.2, math.pi - 0.2)
-        out = np.array(
-            [
-                body.a + 0.8 * h.muscle_mm + h.fat_mm,
-                body.b + 0.8 * h.muscle_mm + h.fat_mm + 0.5 * h.breast_mm,
-            ]
-        )
-        point = (
-            out[0] * math.cos(angle),
-            out[1] * math.sin(angle) - 6,
-            rng.uniform(0.1, 0.9) * body.height,
-        )
-        flat = rng.uniform(3, 14)
-        scene.ball(point, (flat, rng.uniform(2, 5), flat), rng.uniform(800, 3000))
+        height = rng.uniform(0.1, 0.95) * body.height
+        point = (out_x * math.cos(angle), out_y * math.sin(angle) - 6, height)
+        flat = rng.uniform(3, 9)
+        whole.ball(point, (flat, rng.uniform(2, 5), flat), rng.uniform(800, 3000))
+        if rng.random() < 0.4:
+            turn = angle + rng.uniform(-0.6, 0.6)
+            end = (out_x * math.cos(turn), out_y * math.sin(turn) - 4, height + rng.normal(0, 60))
+            r = max(1.2, 0.36 * whole.edge_mm)
+            whole.draw_tube([point, end], [r, r], rng.uniform(900, 2500))
+    if rng.random() < 0.45 * share + 0.1:  # a monitor's box or a necklace over the upper chest
+        point = (rng.uniform(-90, 90), 0.95 * out_y, rng.uniform(0.6, 0.95) * body.height)
+        whole.ball(point, (rng.uniform(14, 28), max(5.0, whole.edge_mm), rng.uniform(12, 26)), 2800)
     for _ in range(rng.poisson(5 * share)):  # calcified rib cartilage
         side = "left" if rng.random() < 0.5 else "right"
         point = body.on_rib(int(rng.integers(2, 8)), side, rng.uniform(2.4, 2.9))

@@ -89,7 +89,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "The heart is enlarged, {grade} cardiomegaly.",
         "The cardiac silhouette shows cardiomegaly of {grade} degree.",
     ),
-    "coronary calcification": (
+    "coronary artery wall calcification": (
         "{Grade} coronary [artery |]calcification[s|].",
         "[There are|Presence of] {grade} calcified [plaques|atheromatous plaques] in the coronary arteries.",
         "Coronary artery wall calcification of {grade} degree.",
@@ -131,7 +131,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{Plaque_cap}pleural plaques, {side}.",
         "Plaques of the {side} pleura: {plaque}pleural plaques.",
     ),
-    "hepatic cyst": (
+    "liver cyst": (
         "[There is a|A] hepatic cyst of {mm}.",
         "[Simple |]hepatic cyst[ in the right lobe|] measuring {mm}.",
         "Hypodense liver lesion of {mm}, in keeping with a [simple |]hepatic cyst.",
@@ -169,14 +169,17 @@ SHORT: dict[str, tuple[str, ...]] = {
     "laminar atelectasis": ("{lobe} laminar atelectasis", "laminar atelectasis in the {lobe}"),
     "adenopathy": ("{level} adenopathy", "{level} lymphadenopathy"),
     "cardiomegaly": ("cardiomegaly", "{grade} cardiomegaly"),
-    "coronary calcification": ("coronary calcification", "{grade} coronary calcifications"),
+    "coronary artery wall calcification": (
+        "coronary artery wall calcification",
+        "{grade} coronary calcifications",
+    ),
     "aortic atheromatosis": ("aortic atheromatosis", "{grade} aortic atheromatosis"),
     "aortic aneurysm": ("{level} aortic aneurysm", "aneurysm of the {level} aorta ({mm})"),
     "hiatal hernia": ("hiatal hernia", "{size_grade} hiatal hernia"),
     "rib fracture": ("{side} rib fracture", "fracture of the {level_th} {side} rib"),
     "vertebral compression": ("{level} vertebral compression", "compression fracture of {level}"),
     "pleural plaques": ("{side} pleural plaques", "{side} {plaque}pleural plaques"),
-    "hepatic cyst": ("hepatic cyst", "{mm} hepatic cyst"),
+    "liver cyst": ("liver cyst", "{mm} hepatic cyst"),
     "pacemaker": ("pacemaker", "{side} pacemaker"),
     "central venous catheter": ("central venous catheter", "{side} central venous catheter"),
 }
@@ -258,11 +261,11 @@ NEGATIVES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("vertebral compression",), ("Vertebral body heights are preserved.",)),
     (("hiatal hernia",), ("No hiatal hernia.",)),
     (
-        ("hepatic cyst",),
+        ("liver cyst",),
         ("The liver shows no focal lesion.", "Upper abdominal organs in the sections are normal."),
     ),
     (("pleural plaques",), ("No pleural plaques or thickening.",)),
-    (("coronary calcification",), ("No coronary calcification.",)),
+    (("coronary artery wall calcification",), ("No coronary calcification.",)),
 )
 
 DISTRACTORS: tuple[str, ...] = (
@@ -349,3 +352,29 @@ NORMAL: tuple[str, ...] = (
     "No [acute |]abnormality of the chest.",
     "[Study without relevant findings|Unremarkable examination].",
 )
+
+DETAILS: tuple[str, ...] = (
+    "The examination covers the chest from the apices to the adrenal glands, with [thin slices and |]reconstructions in three planes.",
+    "The tracheobronchial tree is [patent|of preserved calibre] down to the segmental divisions, and no endoluminal lesion is detected.",
+    "The fissures are identified in their [usual|normal] position.",
+    "Pulmonary vascular markings are distributed [symmetrically|as usual] in both lung fields.",
+    "The supra-aortic trunks have a normal [origin|course] and calibre in the sections included.",
+    "The superior vena cava and both brachiocephalic veins are [patent|unremarkable].",
+    "The thoracic oesophagus follows its usual course and its wall is not thickened.",
+    "The thyroid gland, only partly included in the study, is of [homogeneous|preserved] density.",
+    "The axillary regions contain lymph nodes of fatty appearance and normal size.",
+    "The chest wall and its muscle planes show no [significant|relevant] alteration.",
+    "In the sections through the upper abdomen the spleen is of normal size and density.",
+    "The pancreas and the kidneys, partly included, show no [relevant|evident] alteration.",
+    "Both adrenal glands are of normal shape and size.",
+    "The bones show a density in keeping with age and [mild|early] degenerative changes of the thoracic spine.",
+    "The spine keeps its alignment in the sagittal plane.",
+    "The sternoclavicular joints show [mild|symmetrical] degenerative changes.",
+    "The study was acquired in [adequate|incomplete] inspiration, with the patient lying supine and the arms raised.",
+    "Assessment of the vascular structures is limited by [the technique|motion artefacts].",
+    "Comparison was made, where possible, with the images available in the archive.",
+    "This report is issued at the request of the department of [emergency medicine|pneumology|oncology|internal medicine].",
+    "The images were reviewed by two radiologists in lung, mediastinal and bone windows.",
+    "Mediastinal fat is of normal density and holds no collection.",
+)
+"""Longer sentences of wordy reports, true of every phantom."""

@@ -8,7 +8,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "pleural effusion": (
         "[Se observa|Existe|Presenta] derrame pleural {side} {size_grade}[, de {mm} de espesor| de hasta {mm}|].",
         "Derrame pleural {side}[ de {mm}| con un espesor máximo de {mm}][, de cuantía {size_grade_f}|].",
-        "[Líquido libre pleural|Líquido pleural]: derrame pleural {side} {size_grade}[ de {mm}|].",
+        "[Colección líquida pleural|Líquido pleural]: derrame pleural {side} {size_grade}[ de {mm}|].",
         "Derrame pleural {side}, {size_grade}, con un grosor de {mm}.",
     ),
     "pericardial effusion": (
@@ -89,7 +89,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Corazón aumentado de tamaño, cardiomegalia {grade_f}.",
         "Silueta cardiaca con cardiomegalia de grado {grade}.",
     ),
-    "coronary calcification": (
+    "coronary artery wall calcification": (
         "Calcificaciones coronarias {grade_pl}.",
         "[Se observan|Existen] calcificaciones {grade_pl} de las arterias coronarias.",
         "Calcificación coronaria de grado {grade}.",
@@ -131,7 +131,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Placas {plaque}en la pleura: placas pleurales {side_pl}.",
         "Pleura con placas pleurales {side_pl}.",
     ),
-    "hepatic cyst": (
+    "liver cyst": (
         "[Se observa|Existe] [un |]quiste hepático de {mm}.",
         "Quiste hepático [simple |]de {mm}.",
         "Lesión hipodensa hepática de {mm}, compatible con quiste hepático.",
@@ -169,7 +169,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "laminar atelectasis": ("atelectasia laminar en {lobe}", "atelectasia laminar en el {lobe}"),
     "adenopathy": ("adenopatía {level}", "adenopatías {level_pl}"),
     "cardiomegaly": ("cardiomegalia", "cardiomegalia {grade_f}"),
-    "coronary calcification": ("calcificaciones coronarias", "calcificación coronaria"),
+    "coronary artery wall calcification": ("calcificaciones coronarias", "calcificación coronaria"),
     "aortic atheromatosis": ("ateromatosis aórtica", "ateromatosis aórtica {grade_f}"),
     "aortic aneurysm": ("aneurisma de aorta {level}", "aneurisma aórtico de {mm}"),
     "hiatal hernia": ("hernia de hiato", "hernia de hiato {size_grade_f}"),
@@ -179,7 +179,7 @@ SHORT: dict[str, tuple[str, ...]] = {
         "aplastamiento vertebral {grade} de {level}",
     ),
     "pleural plaques": ("placas pleurales {side_pl}", "placas pleurales {plaque}{side_pl}"),
-    "hepatic cyst": ("quiste hepático", "quiste hepático de {mm}"),
+    "liver cyst": ("quiste hepático", "quiste hepático de {mm}"),
     "pacemaker": ("marcapasos", "marcapasos {side}"),
     "central venous catheter": ("catéter venoso central", "catéter venoso central {side}"),
 }
@@ -234,11 +234,11 @@ NEGATIVES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("vertebral compression",), ("Altura de los cuerpos vertebrales conservada.",)),
     (("hiatal hernia",), ("No hay hernia de hiato.",)),
     (
-        ("hepatic cyst",),
+        ("liver cyst",),
         ("Hígado sin lesiones focales.", "Órganos abdominales incluidos sin alteraciones."),
     ),
     (("pleural plaques",), ("No se observan placas pleurales.",)),
-    (("coronary calcification",), ("Sin calcificaciones coronarias.",)),
+    (("coronary artery wall calcification",), ("Sin calcificaciones coronarias.",)),
 )
 
 DISTRACTORS: tuple[str, ...] = (
@@ -325,3 +325,29 @@ NORMAL: tuple[str, ...] = (
     "Sin hallazgos [patológicos|agudos] en el tórax.",
     "[Estudio sin hallazgos relevantes|Exploración sin alteraciones].",
 )
+
+DETAILS: tuple[str, ...] = (
+    "Se realiza estudio [volumétrico|helicoidal] desde los vértices pulmonares hasta las glándulas suprarrenales, con reconstrucciones en los tres planos del espacio.",
+    "Árbol traqueobronquial [permeable|de calibre conservado] hasta las divisiones segmentarias, sin lesiones endoluminales.",
+    "Las cisuras [mayores y la menor|] se identifican en su posición habitual.",
+    "La vascularización pulmonar muestra una distribución [simétrica|habitual] en ambos campos.",
+    "Los troncos supraaórticos tienen [origen|trayecto] y calibre normales en los cortes incluidos.",
+    "La vena cava superior y las venas braquiocefálicas son [permeables|de aspecto normal].",
+    "El esófago torácico presenta un trayecto habitual y sin engrosamiento de su pared.",
+    "La glándula tiroides, parcialmente incluida, muestra una densidad [homogénea|conservada].",
+    "Las regiones axilares contienen ganglios de aspecto graso y tamaño normal.",
+    "La pared torácica y los planos musculares no muestran alteraciones [significativas|valorables].",
+    "En los cortes de abdomen superior el bazo es de tamaño y densidad normales.",
+    "El páncreas y los riñones, incluidos parcialmente, no muestran alteraciones [valorables|evidentes].",
+    "Glándulas suprarrenales de morfología y tamaño normales en ambos lados.",
+    "El marco óseo muestra una densidad acorde con la edad, con cambios degenerativos [leves|incipientes] en la columna dorsal.",
+    "La columna conserva su alineación en el plano sagital.",
+    "Las articulaciones esternoclaviculares muestran cambios degenerativos [leves|simétricos].",
+    "El estudio se ha realizado en inspiración [adecuada|incompleta], con el paciente en decúbito supino y los brazos elevados.",
+    "La valoración de las estructuras vasculares está limitada por [la técnica|artefactos de movimiento].",
+    "Se ha comparado, cuando ha sido posible, con las imágenes disponibles en el archivo.",
+    "El informe se emite a petición del servicio de [urgencias|neumología|oncología|medicina interna].",
+    "Las imágenes han sido revisadas por dos radiólogos con ventana de pulmón, mediastino y hueso.",
+    "Grasa mediastínica de densidad normal y sin colecciones.",
+)
+"""Longer sentences of wordy reports, true of every phantom."""

@@ -50,6 +50,19 @@ class Scene:
             grid.append(d[:, None, None] + (h[:, None] + w[None, :])[None])
         self.x, self.y, self.z = grid
 
+    def crop(self, box: Box) -> "Scene":
+        """Return the part of the scene inside a box; drawing on it draws on this one."""
+        part = object.__new__(Scene)
+        part.hu, part.labels = self.hu[box], self.labels[box]
+        part.x, part.y, part.z = self.at(box)
+        part.shape = (part.hu.shape[0], part.hu.shape[1], part.hu.shape[2])
+        shift = np.eye(4)
+        shift[:3, 3] = [side.start or 0 for side in box]
+        part._affine = self._affine @ shift
+        part._inverse = np.linalg.inv(part._affine)
+        part.edge_mm, part.slice_mm = self.edge_mm, self.slice_mm
+        return part
+
     def at(self, box: Box) -> Points:
         """Return body coordinates inside a box."""
         return self.x[box], self.y[box], self.z[box]
@@ -74,7 +87,8 @@ class Scene:
     def cover(self, distance: Array, soft_mm: float = 0.0) -> Array:
         """Return the covered share of each voxel from a signed distance in millimetres."""
         width = np.float32(max(self.edge_mm, soft_mm))
-        out: Array = np.clip(np.float32(0.5) - distance / width, 0, 1)
+        out: Array = np.float32(0.5) - distance * (np.float32(1) / width)
+        np.minimum(np.maximum(out, np.float32(0), out=out), np.float32(1), out=out)
         return out
 
     def blend(self, box: Box, cover: Array, value: float | Array, label: int = 0) -> None:
@@ -152,26 +166,50 @@ class Scene:
             cover = cover * clip[box]
         self.blend(box, cover, value, label)
 
-    def twig(
+    def twigs(
         self,
-        a: npt.NDArray[np.float64],
-        b: npt.NDArray[np.float64],
-        ra: float,
-        rb: float,
+        starts: npt.NDArray[np.float64],
+        ends: npt.NDArray[np.float64],
+        radii: npt.NDArray[np.float64],
         value: float,
         clip: Array,
     ) -> None:
-        """Draw one thin vessel segment where `clip` allows; what is denser already stays."""
-        biggest = max(ra, rb)
-        box = self.box(np.minimum(a, b) - biggest, np.maximum(a, b) + biggest, self.edge_mm)
-        if box is None:
-            return
-        x, y, z = self.at(box)
-        # A thread thinner than a voxel covers its area's share of it: about 2r/edge, squared once.
-        share = min(1.0, (2 * biggest / self.edge_mm)) ** 0.7
-        cover = self.cover(capsule_distance(x, y, z, a, b, ra, rb)) * clip[box] * np.float32(share)
-        view = self.hu[box]
-        view += cover * np.maximum(np.float32(value) - view, 0)
+        """Draw thin vessels where `clip` (D, H, W) allows; what is denser already stays.
+
+        Args:
+            starts: (n, 3) body millimetres.
+            ends: (n, 3).
+            radii: (n, 2) at start and end.
+        """
+        biggest = radii.max(1)
+        reach = (np.abs(ends - starts) / 2 + (biggest + self.edge_mm)[:, None]) @ np.abs(
+            self._inverse[:3, :3]
+        ).T
+        middle = (starts + ends) / 2 @ self._inverse[:3, :3].T + self._inverse[:3, 3]
+        first = np.maximum(np.floor(middle - reach), 0).astype(int).tolist()
+        last = np.minimum(np.ceil(middle + reach) + 1, self.shape).astype(int).tolist()
+        # A thread thinner than a voxel covers only a share of the voxels it crosses.
+        share = (np.minimum(1.0, 2 * biggest / self.edge_mm) ** 0.7).astype(np.float32)
+        scale, half, one, zero = (
+            np.float32(1 / self.edge_mm),
+            np.float32(0.5),
+            np.float32(1),
+            np.float32(0),
+        )
+        top = np.float32(value)
+        for n, (low, high) in enumerate(zip(first, last, strict=True)):
+            box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
+            x, y, z = self.x[box], self.y[box], self.z[box]
+            if not x.size:
+                continue
+            distance = capsule_distance(
+                x, y, z, starts[n], ends[n], float(radii[n, 0]), float(radii[n, 1])
+            )
+            cover = np.minimum(np.maximum(half - distance * scale, zero), one)
+            cover *= clip[box]
+            cover *= share[n]
+            view = self.hu[box]
+            view += cover * np.maximum(top - view, zero)
 
 
 def ellipsoid_distance(x: Array, y: Array, z: Array, centre: Point, radii: Point) -> Array:
@@ -197,9 +235,8 @@ def capsule_distance(
     ab = b - a
     length2 = float(ab @ ab) or 1e-6
     px, py, pz = x - f(a[0]), y - f(a[1]), z - f(a[2])
-    t = np.clip(
-        px * f(ab[0] / length2) + py * f(ab[1] / length2) + pz * f(ab[2] / length2), f(0), f(1)
-    )
+    t = px * f(ab[0] / length2) + py * f(ab[1] / length2) + pz * f(ab[2] / length2)
+    t = np.minimum(np.maximum(t, f(0)), f(1))
     px, py, pz = px - t * f(ab[0]), py - t * f(ab[1]), pz - t * f(ab[2])
     out: Array = np.sqrt(px * px + py * py + pz * pz) - (f(ra) + t * f(rb - ra))
     return out

@@ -143,6 +143,11 @@ class _Writer:
         n_extra = int(rng.binomial(len(self.p.DISTRACTORS), 0.6 * v))
         picks = rng.permutation(len(self.p.DISTRACTORS))[:n_extra]
         sentences += [self._expand(self.p.DISTRACTORS[int(i)]) for i in picks]
+        wordy = float(rng.random()) if self.config.verbosity is None else v - 0.01
+        if v > 0.5 and wordy > 0.8:  # the long tail of real reports
+            n_details = int(rng.integers(4, len(self.p.DETAILS) + 1))
+            picks = rng.permutation(len(self.p.DETAILS))[:n_details]
+            sentences += [self._expand(self.p.DETAILS[int(i)]) for i in picks]
         if not case.findings:
             sentences.append(self._expand(self._one(self.p.NORMAL)))
         if rng.random() < 0.3 * v:
