@@ -7,6 +7,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from medfinder.volume.dicom_writer import write_dicom_series
+from medfinder.volume.read import read_volume
+
 GREYS = """canvas => {
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   const seen = new Set();
@@ -280,3 +283,13 @@ def test_a_study_that_is_not_there_is_told(page, site):
     page.goto(site + "#/study/nobody")
     page.wait_for_selector("#error:not([hidden])")
     assert "no study with this id" in page.inner_text("#error")
+
+
+def test_the_slices_of_a_series_are_a_query(page, studies, tmp_path):
+    volume = read_volume(studies[4].volume_path)
+    write_dicom_series(volume, tmp_path / "Haversham", patient_id="p", study_id="s")
+    with page.expect_request("**/v1/search/volume") as sent:
+        page.set_input_files("#file", sorted((tmp_path / "Haversham").iterdir()))
+    page.wait_for_selector(".card[data-study]")
+    assert shown(page)[0] == "study-4"
+    assert b"Haversham" not in (sent.value.post_data_buffer or b"")

@@ -2,6 +2,7 @@
 // The URL's hash holds what is looked at (study, plane, slice, window), never what was asked.
 
 import { annotate, defaultWindow, Failure, facts, findingChips, findingLabel, folded, get, make, post, sentenceSpans, sliceUrl, termSpans, unitOffsets, upload } from "./api.js";
+import { dropped, zipped } from "./archive.js";
 import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
@@ -94,13 +95,29 @@ function moreLike(studyId) {
   run();
 }
 
-function searchVolume(file) {
-  if (!file || !state.status || !("volume" in state.status.encoders)) return;
-  if (file.size > state.status.max_upload_bytes) {
-    showError(new Failure("The file is larger than this service takes.", `At most ${Math.round(state.status.max_upload_bytes / 2 ** 20)} MiB. Send one series.`));
+const MAX_FILES = 20000;
+
+async function searchVolume(files) {
+  if (!files.length || !state.status || !("volume" in state.status.encoders)) return;
+  const size = files.reduce((sum, file) => sum + file.size, 0);
+  if (size > Math.min(state.status.max_upload_bytes, 2 ** 32 - 1) || files.length > MAX_FILES) {
+    showError(new Failure("That is more than this service takes at once.", `At most ${Math.round(state.status.max_upload_bytes / 2 ** 20)} MiB. Send one series.`));
     return;
   }
-  state.query = { kind: "volume", file };
+  const name = files.length === 1 ? files[0].name : `${files.length} files`;
+  let file = files[0];
+  if (files.length > 1) {
+    hideError();
+    busy("Gathering the slices");
+    try {
+      file = await zipped(files);
+    } catch {
+      idle();
+      showError(new Failure("The files cannot be read.", "Are they still where they were?"));
+      return;
+    }
+  }
+  state.query = { kind: "volume", file, name };
   state.k = PAGE;
   run();
 }
@@ -167,7 +184,7 @@ function showHits(answer) {
   const asked = $("asked");
   asked.hidden = query.kind === "words" && n > 0;
   if (query.kind === "similar") asked.replaceChildren("More like ", make("strong", {}, query.studyId), ". The same patient is left out.");
-  else if (query.kind === "volume") asked.replaceChildren("Studies whose CT looks like ", make("strong", {}, query.file.name), ".");
+  else if (query.kind === "volume") asked.replaceChildren("Studies whose CT looks like ", make("strong", {}, query.name), ".");
   else asked.textContent = n ? "" : "Try fewer filters, another word, or one finding.";
   const best = bestParts(answer.hits);
   $("hits").replaceChildren(...answer.hits.map((hit) => card(hit, best)));
@@ -549,7 +566,7 @@ function listen() {
   };
   $("choose").onclick = () => $("file").click();
   $("file").onchange = () => {
-    searchVolume($("file").files[0]);
+    searchVolume([...$("file").files]);
     $("file").value = "";
   };
   $("cancel").onclick = () => state.abort?.abort();
@@ -587,9 +604,7 @@ function listen() {
     event.preventDefault();
     depth = 0;
     $("drop").hidden = true;
-    const { files } = event.dataTransfer;
-    if (files.length > 1) showError(new Failure("More than one file was dropped.", "Zip a DICOM series into one file."));
-    else searchVolume(files[0]);
+    dropped(event.dataTransfer).then(searchVolume, showError);
   });
   addEventListener("hashchange", readHash);
   addEventListener("popstate", readHash);
