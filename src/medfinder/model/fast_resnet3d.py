@@ -17,6 +17,7 @@ What is done, and what it costs in exactness:
 Measured against float32 in ``benchmarks/astra.py``; the slow truth is `InflatedResNet`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ SLAB = (
     8  # pooled slices at a time: 2 * 8 + 1 slices of the stem are 27 MB, within a last-level cache
 )
 SPAN_SIGMAS = 3.0
-MAX_CODE = 254.0  # not 255: adding a half in bfloat16 must not round up to 256
+MAX_CODE = 253.0  # leaves room for the factor's rounding, and for a half: bfloat16 makes 255.5 256
 ONES = [1, 1, 1]
 ZEROS = [0, 0, 0]
 CHANNELS_LAST = torch.channels_last_3d
@@ -183,10 +184,12 @@ class _IntegerConv:
         """Convolve and apply the ReLU; `x` is overwritten."""
         # bfloat16 numbers that are not negative are in the order of their bits
         largest = x.view(torch.int16).amax().view(torch.bfloat16).item()
-        scale = largest / MAX_CODE if largest > 0 else 1.0
-        codes = torch.add(self.half, x, alpha=1 / scale, out=x).to(torch.uint8)
+        # torch rounds the factor to bfloat16, so the scale has to be the inverse of that
+        usable = 1e-30 < largest < math.inf
+        factor = torch.tensor(MAX_CODE / largest if usable else 1.0, dtype=x.dtype).item()
+        codes = torch.add(self.half, x, alpha=factor, out=x).to(torch.uint8)
         y: Tensor = torch.ops.onednn.qconv_pointwise(
-            codes, scale, 0, self.codes, self.scales, self.zero_points, self.bias,
+            codes, 1 / factor, 0, self.codes, self.scales, self.zero_points, self.bias,
             self.stride, ONES, ONES, 1, 1.0, 0, torch.bfloat16, "none", [], "",
         )  # fmt: skip
         return y.relu_()

