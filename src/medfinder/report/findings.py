@@ -5,6 +5,8 @@ Sentence by sentence: phrases of the vocabulary are found, the sentence's cues j
 the clinical history, technique and comparison sections, and of a patient's past, are no findings.
 """
 
+import sys
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from medfinder.records import Finding, Language, Laterality, Report, Status
@@ -19,6 +21,8 @@ from medfinder.report.vocabulary import Concept, Vocabulary, vocabulary
 __all__ = ["extract_findings", "sentences"]
 
 _NO_FINDINGS_IN = ("history", "technique", "comparison")
+# A longer "sentence" is a table or no prose; it is read in pieces, so that time stays linear.
+_MAX_WORDS = 128
 # Places that hold for almost any mention; a better one in the clause is preferred.
 _VAGUE = {"lung field": 2, "hemithorax": 2, "bone": 1, "bronchi": 1, "pleural": 1, "cardiac": 1}
 _VAGUE |= {"peripheral": 1, "central": 1, "subpleural": 1}
@@ -59,14 +63,20 @@ def extract_findings(report: Report | str, language: Language | None = None) -> 
     previous_end = 0
     for start, end in sentences(text):
         tokens = tokenize(folded, language, start, end)
-        if not tokens.words:
-            continue
         if "\n" in text[previous_end:start] or '"' in text[previous_end:start]:
             is_outside = False
         previous_end = end
         is_outside = _is_outside(tokens.words, told, is_outside)
-        found += _of_sentence(tokens, language, known, told, is_outside)
-    return tuple(f for f in found if not any(low <= f.start < high for low, high in skipped))
+        for k in range(0, len(tokens.words), _MAX_WORDS):
+            part = tokens.part(k, k + _MAX_WORDS)
+            found += _of_sentence(part, language, known, told, is_outside)
+    return tuple(f for f in found if not _is_within(f.start, skipped))
+
+
+def _is_within(at: int, spans: list[tuple[int, int]]) -> bool:
+    """Tell whether an offset lies in one of the spans, which are in order and apart."""
+    k = bisect_right(spans, (at, sys.maxsize)) - 1
+    return k >= 0 and at < spans[k][1]
 
 
 def _is_outside(words: list[str], told: Cues, was_outside: bool) -> bool:

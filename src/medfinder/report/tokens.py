@@ -57,6 +57,10 @@ class Tokens:
     starts: list[int]
     ends: list[int]
 
+    def part(self, start: int, end: int) -> "Tokens":
+        """Return words `start` to `end`."""
+        return Tokens(self.words[start:end], self.starts[start:end], self.ends[start:end])
+
 
 def fold(text: str) -> str:
     """Return the text in lower case and without accents, of the same length.
