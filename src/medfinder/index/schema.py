@@ -46,7 +46,7 @@ class IndexConfig:
     """
 
     exact_below: int = 50_000
-    rows_per_list: int = 500
+    rows_per_list: int = 256
     recall: float = 0.997
     centre_from: int = 8
     seed: int = 0
@@ -122,8 +122,8 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, what: str) -> NDArray[
     rows = np.asarray(vectors, np.float32)
     if rows.ndim != 2 or rows.shape[1] != dim:
         raise Mismatch(
-            f"The {what} have shape {tuple(rows.shape)}, but this index holds vectors of {dim} "
-            "numbers. Embed them with the index's own encoder."
+            f"The shape of the {what} is {tuple(rows.shape)}, but this index holds vectors of {dim} "
+            "numbers. Use the index's own encoder."
         )
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])

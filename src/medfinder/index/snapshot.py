@@ -197,7 +197,7 @@ class Snapshot:
             return out
         for start in range(0, len(rows), 4096):
             ids = self.row_ids[rows[start : start + 4096]].tolist()
-            query = self.table.take_row_ids(ids).select([column]).with_row_id(True)
+            query = self.table.take_row_ids(ids).select([column]).with_row_id()
             for batch in query.to_arrow().to_batches():
                 self._place(batch, column, place, out)
         return out

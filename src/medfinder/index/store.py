@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import MANIFEST, Manifest, read_manifest
-from medfinder.errors import Incomplete, InputError, UnknownName
+from medfinder.errors import InputError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.finish import finish
@@ -270,7 +270,9 @@ class Index:
             raise UnknownName(unknown("facet", column, list(FACETS)))
 
         def count(now: Snapshot) -> dict[Any, int]:
-            table = evaluate(where or "true", lambda text: read(now.table, [column], text))
+            table = evaluate(
+                "true" if where is None else where, lambda text: read(now.table, [column], text)
+            )
             found: Counter[Any] = Counter()
             values = table[column].combine_chunks()
             if column.startswith("findings_"):
@@ -358,11 +360,6 @@ class Index:
         try:
             return self._read(search)
         except (ValueError, RuntimeError, OSError) as error:
-            if "full text search" in str(error) or "INVERTED" in str(error):
-                raise Incomplete(
-                    "The report text of this index is not searchable yet: 'finish' has not run "
-                    "since its first study was added. Run 'medfinder index' again; it resumes."
-                ) from None
             if condition is None:
                 raise
             raise explain(error) from None
@@ -405,6 +402,8 @@ class Index:
         wanted, denied = set(present), set(absent)
 
         def search(now: Snapshot) -> Ranking:
+            if where is not None:  # on its own first, so that the error is about what was written
+                evaluate(where, now.table.count_rows)
             names = ["study_id", "findings_present", "findings_absent"]
             found = evaluate(" AND ".join(parts), lambda text: read(now.table, names, text))
             ranked = []

@@ -1,0 +1,69 @@
+"""Filters: what passes, what is refused, and in which words."""
+
+import pytest
+
+from medfinder.errors import InputError
+from medfinder.index.store import Index
+from medfinder.index.where import check_where, literal
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("", "it is empty"),
+        ("sex = 'F'; DROP TABLE studies", "';'"),
+        ("sex = 'F' -- and more", "an SQL comment"),
+        ("sex = /* x */ 'F'", "an SQL comment"),
+        ("study_id IN (SELECT study_id FROM studies)", "subqueries are not supported"),
+        ("sex = 'F", "a quote is not closed"),
+        ("(sex = 'F'", "brackets do not match"),
+        ("sex = 'F') OR (true", "brackets do not match"),
+        ("colour = 'red'", "there is no column 'colour'"),
+        ("age >=", "Expected"),
+        ("sleep(9)", "there is no function 'sleep'"),
+        ("age = 'old'", "a value has the wrong type; the column holds Int32"),
+        ("findings_present = 'nodule'", "use array_has(column, 'name')"),
+        ("age", "not a condition that is true or false"),
+    ],
+)
+def test_a_filter_that_cannot_be_used_says_why_and_names_the_columns(
+    filled: Index, where: str, said: str
+) -> None:
+    for ask in (
+        lambda: filled.count(where),
+        lambda: filled.search_text("nodule", 3, where),
+        lambda: filled.search_vector("report", [1.0] * 8, 3, where),  # type: ignore[arg-type]
+        lambda: filled.search_findings(["nodule"], where=where),
+        lambda: filled.facets("sex", where),
+        lambda: filled.ids(where),
+    ):
+        with pytest.raises(InputError, match="The filter cannot be used: ") as error:
+            ask()
+        assert said in str(error.value)
+        assert "study_id, patient_id, sex, age, study_date" in str(error.value)
+        assert error.value.rule == "bad-filter"
+
+
+@pytest.mark.parametrize(
+    ("where", "n"),
+    [
+        ("sex = 'F' AND age < 30", 3),
+        ("sex IS NULL", 20),
+        ("array_has(findings_present, 'nodule')", 20),
+        ("array_has_all(findings_absent, ['nodule'])", 20),
+        ("study_date >= '2015-01-01' AND study_date < '2016-01-01'", 6),
+        ("manufacturer LIKE 'maker%' AND (n_slices > 150)", 9),
+        ("manufacturer = 'a; -- (SELECT'", 0),
+        ("spacing_mm_d BETWEEN 1 AND 2", 60),
+        ("language = 'es' OR language IS NULL", 40),
+    ],
+)
+def test_sql_over_the_facets_keeps_the_right_studies(filled: Index, where: str, n: int) -> None:
+    assert filled.count(where) == len(filled.ids(where)) == n
+
+
+@pytest.mark.parametrize("value", ["it's", "a'b''c", "'; DROP TABLE studies; --", 'ñ "x"'])
+def test_a_literal_is_data_whatever_it_holds(filled: Index, value: str) -> None:
+    where = f"study_id = 's0001' OR patient_id = {literal(value)}"
+    assert check_where(where) == where
+    assert filled.ids(where) == ["s0001"]
