@@ -209,6 +209,14 @@ def test_the_patients_past_is_no_finding():
     assert extract_findings("History of pneumonia.") == ()
 
 
+def test_not_normal_is_no_denial():
+    assert extract_findings("Heart size is not normal.") == ()
+
+
+def test_mass_effect_is_no_mass():
+    assert extract_findings("There is mass effect.") == ()
+
+
 def test_a_nodule_outside_the_lungs_is_no_lung_nodule():
     text = "The thyroid gland is enlarged. There are hypodense nodules. Nodule in the left breast."
     assert "lung nodule" not in {f.name for f in extract_findings(text)}

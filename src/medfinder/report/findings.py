@@ -21,6 +21,7 @@ from medfinder.report.vocabulary import Concept, Vocabulary, vocabulary
 __all__ = ["extract_findings", "sentences"]
 
 _NO_FINDINGS_IN = ("history", "technique", "comparison")
+_NOT = frozenset(["not", "no"])
 # A longer "sentence" is a table or no prose; it is read in pieces, so that time stays linear.
 _MAX_WORDS = 128
 # Places that hold for almost any mention; a better one in the clause is preferred.
@@ -101,7 +102,11 @@ def _of_sentence(
     found: list[Finding] = []
     for mention in mentions:
         judged = clauses.judge(mention.start, mention.end)
-        if judged == "past":
+        # "Heart size is not normal" does not say which way.
+        is_unclear = mention.kind == "normal" and not _NOT.isdisjoint(
+            words[mention.start : mention.end]
+        )
+        if judged == "past" or is_unclear:
             continue
         status: Status = "absent" if mention.kind == "normal" else judged
         # "pleural" of "pleural effusion" says nothing of the consolidation beside it.
