@@ -202,7 +202,6 @@ export function facts(study) {
     study.body_part,
     study.study_date,
     study.manufacturer,
-    study.source,
   ].filter(Boolean);
 }
 

@@ -442,7 +442,7 @@ function suggestions(word) {
     }
     if (best < Infinity) scored.push({ entry, as, best });
   }
-  return scored.sort((a, b) => a.best - b.best || b.entry.n_studies - a.entry.n_studies || a.entry.name.localeCompare(b.entry.name)).slice(0, 8);
+  return scored.sort((a, b) => a.best - b.best || b.entry.n_studies - a.entry.n_studies || a.entry.name.length - b.entry.name.length || a.entry.name.localeCompare(b.entry.name)).slice(0, 8);
 }
 
 let marked = -1;
@@ -452,7 +452,7 @@ function suggest() {
   const found = word ? suggestions(word) : [];
   marked = found.length ? 0 : -1;
   $("suggestions").replaceChildren(...found.map(({ entry, as }, i) => {
-    const item = make("li", { role: "option", id: `s-${i}`, "aria-selected": i === marked, "data-name": entry.name },
+    const item = make("li", { role: "option", id: `s-${i}`, "aria-selected": String(i === marked), "data-name": entry.name, class: entry.n_studies ? null : "none" },
       make("span", {}, entry.name), as !== entry.name ? make("span.muted", {}, as) : null, make("span.n", {}, String(entry.n_studies)));
     item.onpointerdown = (event) => { event.preventDefault(); addKeyword(entry.name); };
     return item;

@@ -355,7 +355,7 @@ export class Viewer {
     if (scores) parts.push(make("h3", {}, "Why it was found"), scores);
     parts.push(
       make("h3", {}, "Acquisition"),
-      make("p.muted", {}, `${study.shape.join(" × ")} voxels, ${spacing} mm (D × H × W)`, study.split ? ` · ${study.split}` : ""));
+      make("p.muted", {}, `${study.shape.join(" × ")} voxels, ${spacing} mm (D × H × W) · ${[study.source, study.split].filter(Boolean).join(" · ")}`));
     this.report.replaceChildren(...parts);
   }
 
