@@ -16,7 +16,7 @@ Shift = Literal["usual", "shifted"]
 MANUFACTURERS = ("SIEMENS", "GE MEDICAL SYSTEMS", "Philips", "TOSHIBA")
 
 
-MIN_FIELD_MM, MAX_FIELD_MM = 335.0, 430.0
+MIN_FIELD_MM, MAX_FIELD_MM = 325.0, 440.0
 """In-plane field of view, edge to edge."""
 
 
@@ -73,7 +73,7 @@ def sample_acquisition(
     rng = np.random.default_rng([seed, 0xAC9])
     far = shift == "shifted"
     across = rng.uniform(MIN_FIELD_MM, MAX_FIELD_MM)
-    along = lung_height_mm + rng.uniform(62, 105)
+    along = lung_height_mm + rng.uniform(60, 118)
     spacing = (along / shape[0], across / shape[1], across / shape[2])
     phase: Phase = ("none", "none", "arterial", "portal")[int(rng.integers(4))]
     a, b, noise, kernel = rng.random(4)
@@ -85,7 +85,15 @@ def sample_acquisition(
     else:
         tissue = Tissue(105 + 75 * a, 100 + 75 * a, 40 + 35 * b)
     turn = rng.normal(0, 1, 3) * ((8, 6, 10) if far else (4, 3, 5))
-    centre = rng.normal(0, 1, 3) * (13, 11, 9)
+    shift_mm = rng.normal(0, 1, 3) * (17, 14, 12)
+    # Lungs, ribs and the upper abdomen stay in view, so that every finding is.
+    aside = max(5.0, across / 2 - 158)
+    low, high = lung_height_mm + 2 - along / 2, along / 2 - 44
+    centre = (
+        float(np.clip(shift_mm[0], -aside, aside)),
+        float(np.clip(shift_mm[1], -28, 28) - 10),
+        float(np.clip(shift_mm[2] + lung_height_mm / 2 - 14, low, high)),
+    )
     noise_hu = float(
         np.exp(np.log(55) + noise * np.log(100 / 55))
         if far
@@ -95,11 +103,7 @@ def sample_acquisition(
     return Acquisition(
         seed=seed,
         spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
-        centre_mm=(
-            float(centre[0]),
-            float(centre[1] - 10),
-            float(centre[2] + lung_height_mm / 2 - 14),
-        ),
+        centre_mm=centre,
         turn_deg=(float(turn[0]), float(turn[1]), float(turn[2])),
         phase=phase,
         tissue=tissue,

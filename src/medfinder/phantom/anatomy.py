@@ -23,8 +23,8 @@ from medfinder.phantom.scene import (
     smooth_field,
 )
 
-HEART_SCALE = {"mild": 1.22, "moderate": 1.36, "severe": 1.52}
-"""Of an enlarged heart; normal ones reach 1.12."""
+HEART_SCALE = {"mild": 1.23, "moderate": 1.36, "severe": 1.52}
+"""Of an enlarged heart; normal ones reach 1.14."""
 COLLAPSE = {"mild": 0.35, "moderate": 0.5, "severe": 0.68}
 Course: TypeAlias = tuple[list[tuple[float, float, float]], list[float]]
 """A vessel's or airway's points in body millimetres, and its radius at each."""

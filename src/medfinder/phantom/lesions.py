@@ -505,7 +505,7 @@ def _pacemaker(c: Canvas, f: FindingSpec) -> None:
     scene.draw_tube(
         [*path, (18.0, heart[1] + 4, 70 * u), (heart[0] - 8, heart[1] + 22, heart[2] - 16)],
         [r] * 6,
-        2200,
+        c.rng.uniform(1100, 2200),
         label=c.label,
     )
 
@@ -619,9 +619,10 @@ def draw_confusers(scene: Scene, body: Body, lungs: Lungs, case: CaseSpec) -> No
             end = (out_x * math.cos(turn), out_y * math.sin(turn) - 4, height + rng.normal(0, 60))
             r = max(1.2, 0.36 * whole.edge_mm)
             whole.draw_tube([point, end], [r, r], rng.uniform(900, 2500))
-    if rng.random() < 0.45 * share + 0.1:  # a monitor's box or a necklace over the upper chest
-        point = (rng.uniform(-90, 90), 0.95 * out_y, rng.uniform(0.6, 0.95) * body.height)
-        whole.ball(point, (rng.uniform(14, 28), max(5.0, whole.edge_mm), rng.uniform(12, 26)), 2800)
+    if rng.random() < 0.25 + 0.5 * share:  # a monitor's box or a necklace over the upper chest
+        point = (rng.uniform(-95, 95), 0.95 * out_y, rng.uniform(0.62, 0.95) * body.height)
+        thick = max(5.0, 1.1 * scene.edge_mm)
+        whole.ball(point, (rng.uniform(16, 30), thick, rng.uniform(14, 28)), 2800)
     for _ in range(rng.poisson(5 * share)):  # calcified rib cartilage
         side = "left" if rng.random() < 0.5 else "right"
         point = body.on_rib(int(rng.integers(2, 8)), side, rng.uniform(2.4, 2.9))
