@@ -1,10 +1,10 @@
 """What turns a filled table into a finished index: compaction, scalar and text indexes, galleries."""
 
-import contextlib
 import dataclasses
 import hashlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +35,7 @@ _TREES = (
 _LISTS = ("findings_present", "findings_absent", "findings_uncertain")
 _STALE = 0.1  # share of rows outside an index above which it is rebuilt, not extended
 _SMALL = 100_000  # up to this many rows the text index is always built anew: seconds
+_PAUSES_S = (0.1, 0.5, 2.0, 5.0)
 _KEPT = timedelta(seconds=60)  # old versions younger than this may still be read by a query
 
 
@@ -51,20 +52,19 @@ def finish(
     _drop_duplicates(table, snapshot())
     n = len(snapshot())
     if n:
-        content = _content(snapshot())
-        rebuild = _text_is_stale(table, n, files.text_record(folder) != content)
-        table.optimize()
-        _index_columns(table)
+        content = _content(snapshot()) if n <= _SMALL else None
+        rebuild = _text_is_stale(table, n, content is None or content != files.text_record(folder))
+        _patiently(table.optimize)
+        _patiently(lambda: _index_columns(table))
         if rebuild:
-            _index_text(table)
+            _patiently(lambda: _index_text(table))
         files.write_text_record(folder, content)
     now = snapshot()
     counts = {"studies": len(now)}
     for column in now.streams:
         counts[column] = int(now.has(column).sum())
         _finish_gallery(folder, column, now, config)
-    with contextlib.suppress(RuntimeError, OSError):  # housekeeping that another writer may block
-        table.optimize(cleanup_older_than=_KEPT)
+    _patiently(lambda: table.optimize(cleanup_older_than=_KEPT))
     manifest = Manifest(
         stage="index",
         config={
@@ -80,6 +80,19 @@ def finish(
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def _patiently(action: Callable[[], object]) -> None:
+    """Run `action` again where another writer's commit came between."""
+    for pause_s in _PAUSES_S:
+        try:
+            action()
+            return
+        except (RuntimeError, OSError) as error:
+            if "conflict" not in str(error).lower():
+                raise
+            time.sleep(pause_s)
+    action()
 
 
 def _drop_duplicates(table: Any, now: Snapshot) -> None:

@@ -138,12 +138,12 @@ def drop_partitions(folder: Path, column: str, keep: str) -> None:
 
 
 def text_record(folder: Path) -> str | None:
-    """Return the hash of the content that the text index was built or extended for."""
+    """Return the hash of the content that the text index was built for; None where unknown."""
     said = _read(folder / _DERIVED / "text.json")
     return None if said is None else said["content"]
 
 
-def write_text_record(folder: Path, content: str) -> None:
+def write_text_record(folder: Path, content: str | None) -> None:
     """Record what the text index holds."""
     _write(derived(folder) / "text.json", {"content": content})
 

@@ -102,10 +102,12 @@ class Snapshot:
 
     def duplicates(self) -> NDArray[np.uint64]:
         """Return the row ids of all but the newest row of each study_id that occurs twice."""
-        ids = np.asarray(self.study_ids.to_pylist(), dtype=object)
+        if len(self.study_ids.unique()) == len(self):
+            return np.empty(0, np.uint64)
+        ids: list[str] = self.study_ids.to_pylist()
         seen: set[str] = set()
         older = []
-        for row in range(len(ids) - 1, -1, -1):
+        for row in range(len(ids) - 1, -1, -1):  # later rows have larger row ids
             if ids[row] in seen:
                 older.append(self.row_ids[row])
             seen.add(ids[row])
