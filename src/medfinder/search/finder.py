@@ -16,6 +16,7 @@ from medfinder.embed import Embedder
 from medfinder.errors import InputError
 from medfinder.index.store import Index
 from medfinder.index.where import check_where, literal
+from medfinder.model.encoder import encoders
 from medfinder.records import Finding, Hit, Report, Study, Why
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
@@ -48,11 +49,16 @@ class Finder:
         index: The index.
         encoders: Stream → embedder, for tests and for encoders of one's own; the index's own
             encoders are loaded on first need otherwise.
+
+    Raises:
+        Mismatch: An encoder is not the one that made the index's vectors.
     """
 
     def __init__(self, index: Index, encoders: Mapping[str, Embedder] | None = None) -> None:
         self.index = index
         self._encoders = dict(encoders or {})
+        for stream, embedder in self._encoders.items():
+            index.check_model(stream, embedder.model_id)
 
     def search(
         self,
@@ -199,9 +205,16 @@ class Finder:
 
     @cached_property
     def has_joint_space(self) -> bool:
-        """Whether the volume encoder of this index embeds text into the same space."""
-        embedder = self._embedder("volume")
-        return embedder is not None and "text" in embedder.info.streams
+        """Whether the volume encoder of this index embeds text into the same space.
+
+        Told by what the encoder declares: it is not loaded for this.
+        """
+        name = self.index.encoder_names.get("volume")
+        if name is None:
+            return False
+        if "volume" in self._encoders:
+            return "text" in self._encoders["volume"].info.streams
+        return name in encoders and "text" in encoders.get(name).info.streams
 
     # -- ranking -----------------------------------------------------------------
 

