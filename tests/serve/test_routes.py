@@ -332,10 +332,9 @@ def test_slices_are_served_while_a_search_computes(finder):
         for search in searches:
             search.start()
         assert started.wait(5)
-        before = time.perf_counter()
         assert client.get("/v1/studies/study-0/slices/axial/3.png").status_code == 200
         assert client.get("/health").status_code == 200
-        assert time.perf_counter() - before < 3
+        assert all(search.is_alive() for search in searches)
         finish.set()
         for search in searches:
             search.join()

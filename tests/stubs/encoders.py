@@ -42,7 +42,7 @@ class GridEncoder:
         return regions[..., 0].astype(np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        # "bright left" is the place of bright voxels on the left: w grows to the right.
+        # "dense left" is the place of dense voxels on the left: w grows to the right.
         rows = []
         for text in texts:
             grid = np.full((4, 4, 4), 0.2, np.float32)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -163,7 +164,8 @@ def _index_text(table: Any) -> None:
 
 def _finish_gallery(folder: Path, column: str, now: Snapshot, config: IndexConfig) -> None:
     """Compute the column's centre and, where it is large, its partitions."""
-    dim, at_least = now.streams[column].dim, config.centre_from
+    stream = now.streams[column]
+    dim, at_least = stream.dim, config.centre_from if stream.is_centred else sys.maxsize
     rows = now.in_order(np.flatnonzero(now.has(column)).astype(np.int32))
     if len(rows) < config.exact_below:
         centre = mean_of([now.vectors(column, rows)], dim, at_least)

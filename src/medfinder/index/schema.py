@@ -25,11 +25,15 @@ class Stream:
         encoder: Its name in the registry, such as ``"astra"``.
         model_id: Identifies weights and preprocessing; vectors of another are refused.
         dim: Length of its vectors.
+        is_centred: Whether scores are cosines after the gallery's mean is taken off. Right for an
+            encoder that was never trained to compare, whose vectors share a large common part;
+            wrong for a space that two streams share, since a text has another mean than a volume.
     """
 
     encoder: str
     model_id: str
     dim: int
+    is_centred: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

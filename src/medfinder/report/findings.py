@@ -282,6 +282,6 @@ def _sides(words: list[str], told: Cues) -> list[tuple[int, Laterality]]:
             sides.append((i, "bilateral"))
         elif word in told.left:
             sides.append((i, "left"))
-        elif word in told.right:
+        elif word in told.right and words[i + 1 : i + 2] != ["pcr"]:  # RT-PCR is no side
             sides.append((i, "right"))
     return sides

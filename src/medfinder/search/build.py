@@ -89,7 +89,12 @@ def build_index(
     index = Index.create(
         out,
         {
-            stream: Stream(embedder.info.name, embedder.model_id, embedder.info.dim)
+            stream: Stream(
+                embedder.info.name,
+                embedder.model_id,
+                embedder.info.dim,
+                is_centred=stream == "volume" and "text" not in embedder.info.streams,
+            )
             for stream, embedder in embedders.items()
         },
         config,
