@@ -14,6 +14,11 @@ from medfinder.index.store import Index
 N = 5000
 
 
+def places_of(n: int) -> np.ndarray:
+    """Row i lies at place i."""
+    return np.arange(n, dtype=np.int32)
+
+
 def queries(n: int) -> np.ndarray:
     return (np.random.default_rng(11).standard_normal((n, 16)) + 1).astype(np.float32)
 
@@ -53,7 +58,7 @@ def test_only_a_part_of_the_rows_is_scored(partitioned: Index) -> None:
     assert parts is not None
     assert parts.recall >= partitioned.config.recall
     towards = direction(queries(1)[0], partitioned.centre("volume"))
-    places, _ = parts.products(towards, np.arange(N, dtype=np.int32), None)
+    places, _ = parts.products(towards, places_of(N), places_of(N), None)
     assert parts.budget <= len(places) < N
     assert len(set(places)) == len(places)
 
@@ -62,7 +67,7 @@ def test_approximate_products_are_close(partitioned: Index) -> None:
     parts = partitions.load(next((partitioned.folder / "derived").glob("volume-*")))
     assert parts is not None
     towards = direction(queries(1)[0], partitioned.centre("volume"))
-    places, sums = parts.products(towards, np.arange(N, dtype=np.int32), None)
+    places, sums = parts.products(towards, places_of(N), places_of(N), None)
     np.testing.assert_allclose(sums, parts.vectors[places] @ towards, atol=0.01)
 
 
@@ -131,6 +136,6 @@ def test_a_handful_of_rows_can_be_partitioned(tmp_path: Path, n: int) -> None:
     np.testing.assert_array_equal(np.sort(parts.keys), np.arange(n))
     np.testing.assert_array_equal(parts.vectors, rows[parts.keys])
     places, _ = parts.products(
-        direction(rows[0], zero), np.arange(n, dtype=np.int32), None, at_least=n
+        direction(rows[0], zero), places_of(n), places_of(n), None, at_least=n
     )
     assert sorted(places) == list(range(n))

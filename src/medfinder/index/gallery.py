@@ -28,6 +28,7 @@ class Gallery:
         inverse: (M,) 1 / |x - centre| of each.
         partitions: The mapped part; None where the column is small.
         partition_rows: (N,) row number of each place in it, negative where the row is gone.
+        place_of: (rows,) place of each row in it, negative for a row that is not there.
         partition_inverse: (N,) 1 / |x - centre| of each place.
     """
 
@@ -37,6 +38,7 @@ class Gallery:
     inverse: NDArray[np.float32]
     partitions: Partitions | None = None
     partition_rows: NDArray[np.int32] | None = None
+    place_of: NDArray[np.int32] | None = None
     partition_inverse: NDArray[np.float32] | None = None
 
     def search(
@@ -56,7 +58,10 @@ class Gallery:
             return rows, scores
         assert self.partition_rows is not None
         assert self.partition_inverse is not None
-        places, sums = self.partitions.products(towards, self.partition_rows, mask, at_least=8 * k)
+        assert self.place_of is not None
+        places, sums = self.partitions.products(
+            towards, self.partition_rows, self.place_of, mask, at_least=8 * k
+        )
         fast = (sums - shift) * self.partition_inverse[places]
         wanted = max(4 * k, k + 64)  # room for what 8 bits put in the wrong order
         if wanted < len(places):
@@ -75,6 +80,8 @@ class Gallery:
         mask: NDArray[np.bool_] | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         fast32 = towards.astype(np.float32)
+        if not len(self.rows):
+            return self.rows, np.empty(0, np.float64)
         if mask is None:
             some = np.arange(len(self.rows))
             sums = self.vectors @ fast32
@@ -93,8 +100,14 @@ def make_gallery(
     vectors: NDArray[np.float32],
     partitions: Partitions | None = None,
     partition_rows: NDArray[np.int32] | None = None,
+    n_rows: int = 0,
 ) -> Gallery:
-    """Return the gallery, with the lengths that centring needs."""
+    """Return the gallery, with the lengths that centring needs, of a table of `n_rows`."""
+    place_of = None
+    if partition_rows is not None:
+        there = np.flatnonzero(partition_rows >= 0)
+        place_of = np.full(n_rows, -1, np.int32)
+        place_of[partition_rows[there]] = there
     return Gallery(
         centre=centre,
         rows=rows,
@@ -102,6 +115,7 @@ def make_gallery(
         inverse=inverse_lengths(vectors, centre),
         partitions=partitions,
         partition_rows=partition_rows,
+        place_of=place_of,
         partition_inverse=None if partitions is None else partitions.inverse(centre),
     )
 

@@ -24,7 +24,7 @@ from medfinder.index.exact import direction, inverse_lengths
 _CHUNK = 16_384  # rows held at once: 32 MiB of 512 float32
 _ROUNDS = 6
 _SAMPLED_PER_LIST = 40
-_QUERIES = 256
+_QUERIES = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class Partitions:
         self,
         towards: NDArray[np.float64],
         rows: NDArray[np.int32],
+        place_of: NDArray[np.int32],
         mask: NDArray[np.bool_] | None,
         at_least: int = 1,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -86,30 +87,29 @@ class Partitions:
         Args:
             towards: (dim,) unit vector from the column's centre to the query.
             rows: (N,) each place's row in the table; negative for one that is no longer there.
+            place_of: (rows,) each row's place, negative for a row without one.
             mask: By row, False leaves it out; None allows all.
             at_least: Score this many rows even where the budget is smaller.
         """
-        from medfinder.index.scan import scan
+        from medfinder.index import scan
 
         fast = towards.astype(np.float32)
-        order = np.argsort(-(self.centroids @ fast), kind="stable")
-        largest = int(np.diff(self.offsets).max())
         budget = max(self.budget, at_least)
-        room = min(len(self.keys), budget + largest)
-        places, sums = np.empty(room, np.int64), np.empty(room, np.float32)
-        n = scan(
-            self.codes,
-            self.scales,
-            fast,
-            order,
-            self.offsets,
-            rows,
-            np.empty(0, np.bool_) if mask is None else mask,
-            budget,
-            places,
-            sums,
-        )
-        return places[:n], sums[:n] + np.float32(self.origin @ towards)
+        if mask is not None and np.count_nonzero(mask) <= budget:
+            allowed = place_of[np.flatnonzero(mask)]
+            places = np.sort(allowed[allowed >= 0]).astype(np.int64)
+        else:
+            nearness = np.empty(len(self.centroids), np.float32)
+            scan.products(self.centroids, fast, nearness)
+            order = np.argsort(-nearness, kind="stable")
+            largest = int(np.diff(self.offsets).max())
+            found = np.empty(min(len(self.keys), budget + largest) + 1, np.int64)
+            chosen = np.empty(0, np.bool_) if mask is None else mask
+            n = scan.choose(order, self.offsets, rows, chosen, budget, found)
+            places = found[:n]
+        sums = np.empty(len(places), np.float32)
+        scan.score(self.codes, self.scales, fast, places, sums)
+        return places, sums + np.float32(self.origin @ towards)
 
 
 def build(

@@ -1,6 +1,7 @@
-"""The one compiled loop of the index: score 8-bit rows, list by list, until enough are scored.
+"""The compiled loops of the index: which rows to score, list by list, and their 8-bit products.
 
-Importing this module imports numba; only columns large enough to be partitioned need it.
+Importing this module imports numba; only columns large enough to be partitioned need it. One
+thread a query: on a busy machine the threads of a matrix library wait for each other.
 """
 
 import numba
@@ -8,38 +9,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def scan(
-    codes: NDArray[np.int8],
-    scales: NDArray[np.float32],
-    towards: NDArray[np.float32],
+@numba.njit(cache=True, nogil=True)
+def choose(
     order: NDArray[np.int64],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int32],
     mask: NDArray[np.bool_],
     budget: int,
     places: NDArray[np.int64],
-    sums: NDArray[np.float32],
 ) -> int:
-    """Write the places scored and their sums `scales` * (`codes` · `towards`); return how many.
+    """Write the allowed places of the lists in `order`; return how many.
 
-    Lists are visited in `order`, each whole, until `budget` allowed rows are scored. A row is
-    allowed if its number in the table, ``rows[place]``, is not negative and ``mask`` (empty: all)
-    holds there. `places` and `sums` must have room for every allowed row.
+    Lists are taken whole, until there are at least `budget` places. A place is allowed if its row
+    in the table, ``rows[place]``, is not negative and ``mask`` (empty: all) holds there. `places`
+    must have room for the budget and the largest list, and for one more.
     """
-    dim = codes.shape[1]
     n = 0
+    everything = mask.shape[0] == 0
     for number in order:
         for place in range(offsets[number], offsets[number + 1]):
             row = rows[place]
-            if row < 0 or (mask.shape[0] > 0 and not mask[row]):
-                continue
-            total = np.float32(0.0)
-            for i in range(dim):
-                total += np.float32(codes[place, i]) * towards[i]
+            # Written always, kept or not: a branch on a random mask would be mispredicted.
             places[n] = place
-            sums[n] = total * scales[place]
-            n += 1
+            n += (row >= 0) & (everything or mask[max(row, 0)])
         if n >= budget:
             break
     return n
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def score(
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    towards: NDArray[np.float32],
+    places: NDArray[np.int64],
+    sums: NDArray[np.float32],
+) -> None:
+    """Write ``scales[place]`` * (``codes[place]`` · `towards`) for each of `places` to `sums`."""
+    dim = codes.shape[1]
+    for i in range(places.shape[0]):
+        place = places[i]
+        total = np.float32(0.0)
+        for j in range(dim):
+            total += np.float32(codes[place, j]) * towards[j]
+        sums[i] = total * scales[place]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def products(
+    rows: NDArray[np.float32], towards: NDArray[np.float32], sums: NDArray[np.float32]
+) -> None:
+    """Write ``rows`` · `towards` to `sums`."""
+    dim = rows.shape[1]
+    for i in range(rows.shape[0]):
+        total = np.float32(0.0)
+        for j in range(dim):
+            total += rows[i, j] * towards[j]
+        sums[i] = total

@@ -51,7 +51,7 @@ class IndexConfig:
 
     exact_below: int = 50_000
     rows_per_list: int = 256
-    recall: float = 0.997
+    recall: float = 0.995
     centre_from: int = 8
     seed: int = 0
 

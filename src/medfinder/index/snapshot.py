@@ -177,7 +177,7 @@ class Snapshot:
             missing = np.flatnonzero(~known)
         if len(missing):
             vectors[missing] = self.vectors(column, rows[missing])
-        return make_gallery(centre, rows, vectors, partitions, partition_rows)
+        return make_gallery(centre, rows, vectors, partitions, partition_rows, len(self))
 
     def vectors(
         self, column: str, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None
