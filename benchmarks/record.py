@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "torch", "lancedb", "nibabel", "pydicom", "SimpleITK", "monai", "faiss-cpu")
+PACKAGES = ("numpy", "torch", "lancedb", "nibabel", "pydicom", "SimpleITK", "monai", "numba")
 
 
 def write_result(
