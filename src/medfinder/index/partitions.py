@@ -3,7 +3,7 @@
 Rows are grouped by spherical k-means around the column's centre and lie on disk list by list, each
 as 8-bit codes of its difference from the centre. A query visits the nearest lists until it has
 scored `budget` rows that the filter allows, so a filter costs no recall: at 50 % twice the lists
-are visited, and where a filter leaves fewer rows than the budget all of them are scored. The best
+are visited, and where a filter leaves few rows all of them are scored. The best
 are then scored again from float32 rows. So a neighbour is lost only in a list that was not visited
 (measured when the partitions are built) or, rarely, to the codes' rounding.
 
@@ -24,6 +24,7 @@ from medfinder.index.exact import direction, inverse_lengths
 _CHUNK = 16_384  # rows held at once: 32 MiB of 512 float32
 _ROUNDS = 6
 _SAMPLED_PER_LIST = 40
+_FEW = 32  # a filter that keeps one row in 32 is scored whole: walking the lists costs more
 _QUERIES = 512
 
 
@@ -95,7 +96,8 @@ class Partitions:
 
         fast = towards.astype(np.float32)
         budget = max(self.budget, at_least)
-        if mask is not None and np.count_nonzero(mask) <= budget:
+        few = max(budget, len(self.keys) // _FEW)
+        if mask is not None and np.count_nonzero(mask) <= few:
             allowed = place_of[np.flatnonzero(mask)]
             places = np.sort(allowed[allowed >= 0]).astype(np.int64)
         else:

@@ -90,6 +90,9 @@ class Snapshot:
 
     def rows_of(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Return the row number of each LanceDB row id of this version."""
+        if len(self._fragments) == 1:  # a compacted table of up to about a million rows
+            whole: NDArray[np.int32] = self._row_of[row_ids - (self._fragments[0] << np.uint64(32))]
+            return whole
         fragment = np.searchsorted(self._fragments, row_ids >> np.uint64(32))
         offset = (row_ids & np.uint64(0xFFFFFFFF)).astype(np.int64)
         rows: NDArray[np.int32] = self._row_of[self._bases[fragment] + offset]
