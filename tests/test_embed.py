@@ -1,5 +1,3 @@
-import importlib.util
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +11,7 @@ from medfinder.embed import Embedder, Embeddings
 from medfinder.errors import ConfigError, InputError, Mismatch, UnreadableVolume
 from medfinder.volume.cache import PreprocessCache
 from medfinder.volume.volume import Volume
-
-_spec = importlib.util.spec_from_file_location(
-    "stub_encoder", Path(__file__).parent / "stub_encoder.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-stub = importlib.util.module_from_spec(_spec)
-sys.modules["stub_encoder"] = stub
-_spec.loader.exec_module(stub)
+from stubs import octants as stub
 
 
 def bright_at(d: int, h: int, w: int) -> Volume:

@@ -1,10 +1,8 @@
 """Small studies with known vectors, and an index of them."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -80,17 +78,6 @@ class Gallery:
 @pytest.fixture(scope="session")
 def gallery() -> Gallery:
     return Gallery()
-
-
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    path = Path(__file__).parents[1] / "reference" / "exact_search.py"
-    spec = importlib.util.spec_from_file_location("reference_exact_search", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Exact search: equal to the slow truth, ties and masks included."""
 
-from types import ModuleType
-
 import numpy as np
 import pytest
 
 from medfinder.index.exact import rescore, top_k
+from reference import exact_search as reference
 
 
 def unit(random: np.random.Generator, n: int, dim: int) -> np.ndarray:
@@ -24,7 +23,7 @@ def unit(random: np.random.Generator, n: int, dim: int) -> np.ndarray:
     ],
 )
 def test_the_best_rows_and_scores_equal_the_slow_truth(
-    reference: ModuleType, n: int, dim: int, k: int, centred: bool
+    n: int, dim: int, k: int, centred: bool
 ) -> None:
     random = np.random.default_rng(n)
     rows = unit(random, n, dim)

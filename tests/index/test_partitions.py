@@ -10,6 +10,7 @@ import pytest
 from medfinder.index import partitions
 from medfinder.index.exact import direction, top_k
 from medfinder.index.store import Index
+from reference import exact_search as reference
 
 N = 5000
 
@@ -44,7 +45,7 @@ def test_recall_at_10_is_what_was_asked_for_with_any_filter(
 
 
 def test_scores_are_exact_where_the_neighbour_is_found(
-    partitioned: Index, rows: dict[str, list[float]], reference
+    partitioned: Index, rows: dict[str, list[float]]
 ) -> None:
     centre = [float(v) for v in partitioned.centre("volume")]
     for query in queries(3):

@@ -11,6 +11,7 @@ from medfinder.errors import Incomplete, InputError, Mismatch, UnknownName
 from medfinder.index.store import Index, IndexConfig, Stream
 from medfinder.records import Report
 from medfinder.studies import digest
+from reference import exact_search as reference
 
 
 def query(seed: int, dim: int = 16) -> np.ndarray:
@@ -85,7 +86,7 @@ def test_facets_count_values_most_frequent_first(filled: Index) -> None:
 @pytest.mark.parametrize("column", ["volume", "report"])
 @pytest.mark.parametrize("where", [None, "sex = 'F'", "age = 25", "age > 200"])
 def test_vector_search_equals_the_slow_truth(
-    filled: Index, gallery, reference, column: str, where: str | None
+    filled: Index, gallery, column: str, where: str | None
 ) -> None:
     numbers = [i for i in range(60) if column == "volume" or i % 3]
     dim = gallery.streams[column].dim

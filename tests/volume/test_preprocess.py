@@ -1,7 +1,6 @@
 """The one-pass kernel against the slow truth, and against the pipelines that encoders publish."""
 
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +15,7 @@ from medfinder.config import config_hash, from_dict, to_dict
 from medfinder.errors import ConfigError, GeometryError
 from medfinder.volume.preprocess import PreprocessConfig, preprocess
 from medfinder.volume.volume import Volume
-
-_path = Path(__file__).parents[1] / "reference" / "preprocess.py"
-_spec = importlib.util.spec_from_file_location("reference_preprocess", _path)
-assert _spec is not None
-assert _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from reference import preprocess as reference
 
 ASTRA = PreprocessConfig(
     foreground_above_hu=-1000, size=(160, 224, 224), windows_hu=((-1000, 200),)
@@ -314,3 +307,9 @@ def test_an_unwritable_cache_costs_time_and_nothing_else(tmp_path: Path) -> None
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "(0, 2, 0, 2, 0, 2)", done.stderr
+
+
+def test_a_constant_volume_and_its_padding_are_low_under_minmax() -> None:
+    volume = Volume(np.zeros((3, 3, 3), np.uint8), np.eye(4), intercept=-1024.0)
+    config = PreprocessConfig(spacing_mm=(1, 1, 3), size=(3, 3, 3), scaling="minmax")
+    assert not preprocess(volume, config).any()

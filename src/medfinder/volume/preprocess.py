@@ -162,7 +162,8 @@ def preprocess(
     if any(s.stop - s.start < n for s, n in zip(where, shape, strict=True)):
         windows = config.windows_hu if config.scaling == "window" else (span,)
         for channel, (window_low, window_high) in zip(out, windows, strict=True):
-            part = (config.pad_hu - window_low) / max(window_high - window_low, 1e-6)
+            width = window_high - window_low  # zero in a constant volume: all of it is low
+            part = (config.pad_hu - window_low) / width if width > 0 else 0.0
             channel[...] = _typed(np.clip(low + part * (high - low), low, high), config.dtype)
     target = out[:, where[0], where[1], where[2]]
 

@@ -20,7 +20,7 @@ INFO = EncoderInfo(
     dim=8,
     weights="none",
     licence="Apache-2.0",
-    source="tests/stub_encoder.py",
+    source="tests/stubs/octants.py",
     needs="nothing",
     preprocess=PreprocessConfig(size=(2, 2, 2), windows_hu=((-1000.0, 1000.0),)),
     n_regions=(2, 2, 2),
