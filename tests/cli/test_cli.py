@@ -177,8 +177,9 @@ def test_findings_writes_one_line_a_row_in_order(run: Run, tmp_path: Path) -> No
         'id,report_text\n1,"No pleural effusion. Nodule in the right upper lobe."\n2,\n3,Derrame pleural izquierdo.\n'
     )
     out = tmp_path / "f.jsonl"
-    done = run("findings", table, "--text", "report_text", "--out", out)
+    done = run("findings", table, "--text", "report_text", "--out", out, "--json")
     assert done.code == 0
+    assert json.loads(done.out)["reports"] == 3
     lines = [json.loads(line)["findings"] for line in out.read_text().splitlines()]
     assert len(lines) == 3
     assert {"name", "cui", "status", "laterality", "location", "start", "end"} == set(lines[0][0])
@@ -216,7 +217,8 @@ def test_an_unknown_encoder_lists_the_known_ones(run: Run, raw: Path) -> None:
 
 
 def test_a_phantom_archive_is_curated_whole(run: Run, tmp_path: Path) -> None:
-    assert run("phantom", tmp_path / "p", "--n", 2, "--seed", 3).code == 0
+    drawn = json.loads(run("phantom", tmp_path / "p", "--n", 2, "--seed", 3, "--json").out)
+    assert (drawn["studies"], drawn["seed"]) == (2, 3)
     done = run(
         "curate", "folder", tmp_path / "p", tmp_path / "s",
         "--reports", tmp_path / "p" / "studies.csv", "--json",

@@ -38,7 +38,7 @@ def demo(
     start = time.monotonic()
     raw, studies, index = folder / "phantoms", folder / "studies", folder / "index"
     with progress("1/3 drawing phantoms") as advance:
-        write_phantoms(raw, n, seed, progress=advance)
+        write_phantoms(raw, n, seed, workers=0, progress=advance)
     say(f"1/3  {n} phantom CTs with reports in {raw}")
     with progress("2/3 curating") as advance:
         made = curate(FolderSource(raw, raw / "studies.csv"), studies, progress=advance)

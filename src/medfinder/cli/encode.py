@@ -25,6 +25,9 @@ def encode(
     series: Annotated[
         str | None, typer.Option(help="Series, where a folder holds several.")
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="With --out: print the summary as JSON.")
+    ] = False,
 ) -> None:
     """Embed one CT: an L2-normalised float32 vector.
 
@@ -47,6 +50,8 @@ def encode(
         return
     with atomic_write(out) as file:
         np.save(file, vector)
+    if json_:
+        emit({"file": str(out), "model_id": embedder.model_id, "dim": int(vector.shape[0])})
     done(
         f"{out}: {vector.shape[0]} numbers of {embedder.model_id}",
         f"python -c \"import numpy; print(numpy.load('{out}').shape)\"",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.talk import done, progress
+from medfinder.cli.talk import done, emit, progress
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +26,9 @@ def findings(
     language: Annotated[
         str | None, typer.Option(help="en or es; told by the text otherwise.")
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="With --out: print the summary as JSON.")
+    ] = False,
 ) -> None:
     """Read the findings of every report: one line of JSON a row, in the table's order.
 
@@ -68,4 +71,6 @@ def findings(
         return
     with atomic_write(out) as file:
         file.write(content.encode())
+    if json_:
+        emit({"file": str(out), "reports": len(lines), "findings": n_findings})
     done(f"{out}: {n_findings} findings in {len(lines)} reports", f"head -1 {out}")

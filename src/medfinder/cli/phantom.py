@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.talk import done, progress
+from medfinder.cli.talk import done, emit, progress
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,7 @@ def phantom(
     ] = False,
     language: Annotated[str, typer.Option(help="Language of the reports: en or es.")] = "en",
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
+    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Make synthetic chest CTs with reports: for trying things out, not for judging models.
 
@@ -45,6 +46,8 @@ def phantom(
             workers=workers,
             progress=advance,
         )
+    if json_:
+        emit({"folder": str(out), "studies": n, "seed": seed})
     done(
         f"{n} phantom studies in {out}",
         f"medfinder curate folder {out} studies --reports {out}/studies.csv",
