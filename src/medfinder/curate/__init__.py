@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Raw CTs and reports → `curate.curate` → studies, and a reason for everything left out."""

@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Studies → `build` → an index; a query → `finder` → hits, each with its reasons (`explain`)."""

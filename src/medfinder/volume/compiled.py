@@ -3,14 +3,17 @@
 Imported on first use only: numba takes 0.3 s.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numba
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def compiled(function: Any) -> Any:
+
+def compiled(function: F) -> F:
     """Compile a function on its first call; it runs without the interpreter lock."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return cast(F, numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(nogil=True)(function)
+        return cast(F, numba.njit(nogil=True)(function))

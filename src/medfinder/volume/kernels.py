@@ -5,24 +5,15 @@ threads: the caller splits the work, so that they run inside any thread or proce
 and add stay two roundings (no fused contraction): every machine gives the same bits.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from medfinder.volume.compiled import compiled
 
 
-def _compiled(function: F) -> F:
-    try:
-        return cast(F, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return cast(F, numba.njit(nogil=True)(function))
-
-
-@_compiled
+@compiled
 def resample_slab(
     values: npt.NDArray[Any],
     starts_a: npt.NDArray[np.int64],
@@ -77,7 +68,7 @@ def resample_slab(
                     target[k] = min(max(line[k] * gain + offset, low32), high32)
 
 
-@_compiled
+@compiled
 def foreground_bounds(
     values: npt.NDArray[Any], threshold: float, above: bool
 ) -> tuple[int, int, int, int, int, int]:
@@ -119,7 +110,7 @@ def foreground_bounds(
     return a0, a1, b0, b1, c0, c1
 
 
-@_compiled
+@compiled
 def _any(plane: npt.NDArray[Any], threshold: float, above: bool) -> bool:
     for i in range(plane.shape[0]):
         hits = 0
