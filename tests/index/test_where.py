@@ -4,7 +4,7 @@ import pytest
 
 from medfinder.errors import InputError
 from medfinder.index.store import Index
-from medfinder.index.where import check_where, literal
+from medfinder.index.where import check_where, conjuncts, literal
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,37 @@ def test_a_literal_is_data_whatever_it_holds(filled: Index, value: str) -> None:
     where = f"study_id = 's0001' OR patient_id = {literal(value)}"
     assert check_where(where) == where
     assert filled.ids(where) == ["s0001"]
+
+
+@pytest.mark.parametrize(
+    ("where", "parts"),
+    [
+        ("sex = 'F'", ["sex = 'F'"]),
+        ("sex = 'F' AND age > 3 and true", ["sex = 'F'", "age > 3", "true"]),
+        ("(a OR b AND c) AND (d)", ["(a OR b AND c)", "(d)"]),
+        ("x = 'rock AND roll' AND y = 'it''s (AND'", ["x = 'rock AND roll'", "y = 'it''s (AND'"]),
+        ("a AND b OR c", ["a AND b OR c"]),
+        ("age BETWEEN 1 AND 2", ["age BETWEEN 1 AND 2"]),
+        ("CASE WHEN a AND b THEN c END", ["CASE WHEN a AND b THEN c END"]),
+        ("(age BETWEEN 1 AND 2) AND band = 'x'", ["(age BETWEEN 1 AND 2)", "band = 'x'"]),
+    ],
+)
+def test_a_filter_is_cut_only_where_and_joins_conditions(where: str, parts: list[str]) -> None:
+    assert conjuncts(where) == parts
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "sex = 'F' AND age > 25 AND patient_id != 'p0002'",
+        "(sex = 'F') AND patient_id <> 'p0002'",
+        "study_id != 's0001'",
+        "split != 'val' AND NOT (age < 30)",
+        "sex = 'F' OR sex = 'M' AND age > 25",
+        "age BETWEEN 25 AND 45 AND sex != 'M'",
+        "sex IS NULL AND array_has(findings_present, 'nodule')",
+    ],
+)
+def test_a_filter_cut_into_conditions_keeps_what_the_whole_keeps(filled: Index, where: str) -> None:
+    whole = filled._table.search().where(where).select(["study_id"]).limit(100).to_arrow()
+    assert filled.ids(where) == sorted(whole["study_id"].to_pylist())

@@ -16,7 +16,7 @@ from medfinder.errors import InputError
 from medfinder.index.gallery import Gallery, make_gallery
 from medfinder.index.partitions import Partitions
 from medfinder.index.schema import Stream
-from medfinder.index.where import check_where, explain
+from medfinder.index.where import check_where, conjuncts, excluded, explain
 
 _BATCH = 65_536  # rows a batch; one large batch is ten times slower to fetch
 _MASKS = 32  # filters remembered a snapshot, a byte a row each
@@ -71,7 +71,17 @@ class Snapshot:
         Raises:
             InputError: The filter cannot be used.
         """
-        where = check_where(where)
+        parts = conjuncts(check_where(where))
+        kept = self._mask(parts[0])
+        for part in parts[1:]:
+            kept = kept & self._mask(part)
+        return kept
+
+    def _mask(self, where: str) -> NDArray[np.bool_]:
+        """Return the mask of one condition; filters share theirs ("the same sex, another age")."""
+        opposite = excluded(where)
+        if opposite is not None:  # few rows found and turned around, not all but few
+            return ~self._mask(opposite)
         with self._lock:
             if where in self._masks:
                 self._masks.move_to_end(where)

@@ -6,6 +6,7 @@ from medfinder.errors import InputError
 from medfinder.studies import FACETS
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
+_EXCLUSION = re.compile(r"(patient_id|study_id)\s*(?:!=|<>)\s*('(?:[^']|'')*')")
 _EXAMPLE = "sex = 'F' AND age >= 50 AND array_has(findings_present, 'nodule')"
 
 
@@ -43,6 +44,36 @@ def check_where(where: str) -> str:
     if depth:
         raise _error("its brackets do not match")
     return text
+
+
+def conjuncts(where: str) -> list[str]:
+    """Return the conditions that a checked filter joins with AND, or the filter as it is.
+
+    A filter is left whole where AND may mean something else: beside an OR, BETWEEN or CASE outside
+    brackets.
+    """
+    # Quoted text and what lies in brackets is blanked, character by character.
+    bare = list(_QUOTED.sub(lambda found: "_" * len(found[0]), where))
+    depth = 0
+    for i, character in enumerate(bare):
+        depth -= character == ")"
+        if depth or character in "()":
+            bare[i] = "_"
+        depth += character == "("
+    flat = "".join(bare)
+    if re.search(r"\b(or|between|case)\b", flat, re.IGNORECASE):
+        return [where]
+    starts, ends = [0], []
+    for found in re.finditer(r"\band\b", flat, re.IGNORECASE):
+        ends.append(found.start())
+        starts.append(found.end())
+    return [where[s:e].strip() for s, e in zip(starts, [*ends, len(where)], strict=True)]
+
+
+def excluded(condition: str) -> str | None:
+    """Return the opposite of "this column, which is never null, is not that text"; else None."""
+    found = _EXCLUSION.fullmatch(condition)
+    return None if found is None else f"{found[1]} = {found[2]}"
 
 
 def explain(error: Exception) -> InputError:
