@@ -53,7 +53,7 @@ lint: $(VENV)/.tested
 	$(BIN)/mypy
 
 bench: $(VENV)/.tested
-	for script in read_preprocess astra index_search findings phantom; do \
+	for script in read_preprocess astra index_search copies findings phantom; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
