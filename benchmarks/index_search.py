@@ -250,9 +250,9 @@ def measure(world: World, folder: Path, n: int, n_queries: int) -> dict[str, Any
             lambda i, w=where: _hybrid(index, vectors[i], texts[i], _new(w)),
         )
     figures["queries"] = rows
-    figures["theirs"] = theirs(world, folder, index, vectors, exact[""])
     memory = _memory()
     figures["memory_anonymous_mib"], figures["memory_mapped_files_mib"] = memory
+    figures["theirs"] = theirs(world, folder, index, vectors, exact[""])
     return figures
 
 

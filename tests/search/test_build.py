@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medfinder.curate.curate import CurateConfig, curate
+from medfinder.curate.sources.folder import FolderSource
 from medfinder.embed import Embedder
 from medfinder.errors import ConfigError, Incomplete, InputError, Mismatch
 from medfinder.search.build import build_index
 from medfinder.search.finder import Finder, open_index
 from medfinder.studies import read_rejections
-from stubs.cases import CASES
+from medfinder.volume.cache import PreprocessCache
+from medfinder.volume.checks import CheckConfig
+from medfinder.volume.nifti import write_nifti
+from medfinder.volume.volume import Volume
+from stubs.cases import CASES, block
 from stubs.encoders import GridEncoder, WordEncoder
 
 MakeStudies = Callable[[Path, Sequence[str]], Path]
@@ -188,3 +194,36 @@ def test_a_run_killed_and_started_again_ends_in_the_same_index(
     words = {"volume": Embedder(GridEncoder()), "report": Embedder(WordEncoder())}
     a, b = (Finder(open_index(f).index, words).search("pleural effusion") for f in (whole, killed))
     assert [h.study_id for h in a] == [h.study_id for h in b]
+
+
+def test_volumes_are_read_with_the_limits_they_were_curated_with(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    whole = block(1, "left")
+    write_nifti(Volume(whole.stored[:6], whole.affine), raw / "thin.nii.gz")
+    curate(FolderSource(raw), tmp_path / "studies", CurateConfig(CheckConfig(min_slices=4), 1))
+    build_index(tmp_path / "studies", tmp_path / "idx", Embedder(GridEncoder()), None)
+    index = open_index(tmp_path / "idx")
+    assert index.check.min_slices == 4
+    assert index.index.vectors("volume", ["thin"])[0] is not None
+
+
+def test_a_finished_index_can_be_searched_while_it_is_brought_up_to_date(
+    make_studies: MakeStudies, tmp_path: Path
+) -> None:
+    build(make_studies(tmp_path, ["s1", "s2"]), tmp_path / "idx")
+    seen: list[int] = []
+
+    def look(done: int, total: int) -> None:
+        seen.append(open_index(tmp_path / "idx").index.count())
+
+    build(make_studies(tmp_path, ["s1", "s2", "s3"]), tmp_path / "idx", progress=look)
+    assert seen == [2]
+    assert open_index(tmp_path / "idx").index.count() == 3
+
+
+def test_a_cache_keeps_preprocessed_volumes(make_studies: MakeStudies, tmp_path: Path) -> None:
+    cache = PreprocessCache(tmp_path / "cache")
+    embedder = Embedder(GridEncoder(), cache)
+    build_index(make_studies(tmp_path, ["s1", "s2"]), tmp_path / "idx", embedder, None)
+    assert len([p for p in (tmp_path / "cache").rglob("*") if p.is_file()]) == 2

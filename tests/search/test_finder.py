@@ -150,3 +150,25 @@ def test_an_unfinished_or_missing_index_is_named(tmp_path: Path) -> None:
         medfinder.open_index(tmp_path / "none")
     with pytest.raises(Incomplete, match="has not finished"):
         medfinder.open_index(tmp_path)
+
+
+def test_a_query_that_only_denies_puts_those_that_affirm_last(finder: Finder) -> None:
+    found = finder.search("no pleural effusion", k=9)
+    affirmed = [hit.rank for hit in found if hit.study_id in {"s1", "s2", "s5", "s8"}]
+    others = [hit.rank for hit in found if "findings" in hit.why.parts and hit.rank < min(affirmed)]
+    assert others, "nothing was ranked before those that affirm what the query denies"
+
+
+def test_the_findings_of_a_large_index_rank_only_what_others_brought(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medfinder.search import finder as module
+
+    monkeypatch.setattr(module, "_SCORED", 0)
+    hits = finder.search("nodule in the right upper lobe", k=9)
+    assert hits[0].study_id == "s3"
+    assert all({"bm25", "report"} & set(h.why.parts) for h in hits if "findings" in h.why.parts)
+
+
+def test_the_limits_of_curation_hold_in_the_index(finder: Finder) -> None:
+    assert finder.check.min_slices == 10

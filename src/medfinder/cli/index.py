@@ -27,6 +27,10 @@ def index(
     regions: Annotated[
         bool, typer.Option("--regions", help="Keep region features, 2 MB a study.")
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps preprocessed volumes for the next encoder."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Embed every study and make it searchable.
@@ -45,6 +49,7 @@ def index(
             encoder=None if encoder == "none" else encoder,
             text_encoder=None if text_encoder == "none" else text_encoder,
             keep_regions=regions,
+            cache=cache,
             progress=advance,
         )
     if json_:

@@ -53,7 +53,7 @@ def search(
     if volume is not None:
         from medfinder.volume.read import read_volume
 
-        query_volume = read_volume(volume, series_id=series)
+        query_volume = read_volume(volume, series_id=series, config=finder.check)
     hits = finder.search(
         text,
         volume=query_volume,

@@ -48,6 +48,7 @@ def finish(
     parents: Mapping[str, str],
     duration_s: float,
     package_version: str,
+    settings: Mapping[str, Any],
 ) -> Manifest:
     """Bring everything derived up to the table's rows, and write the manifest, last."""
     _drop_duplicates(table, snapshot())
@@ -72,6 +73,7 @@ def finish(
             "streams": {name: dataclasses.asdict(s) for name, s in now.streams.items()},
             "settings": dataclasses.asdict(config),
             "content": _content(now),
+            **settings,
         },
         parents=dict(parents),
         counts=counts,

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import MANIFEST, Manifest, read_manifest
-from medfinder.errors import InputError, UnknownName
+from medfinder.artifact import Manifest, read_manifest
+from medfinder.errors import ArtifactError, Incomplete, InputError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.finish import finish
@@ -24,7 +24,7 @@ from medfinder.index.partitions import Partitions
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.snapshot import Snapshot, evaluate, read
 from medfinder.index.where import check_where, explain, literal
-from medfinder.records import Study
+from medfinder.records import Finding, Study
 from medfinder.registry import unknown
 from medfinder.studies import FACETS, from_row, schema
 
@@ -98,11 +98,16 @@ class Index:
 
         Raises:
             InputError: There is no such folder.
-            Incomplete: It has not been finished.
+            Incomplete: It has not been finished, or has lost a part since.
             Mismatch: It is no index, or of a schema this version does not read.
         """
         path = Path(folder)
         streams, config = files.streams_of(read_manifest(path, "index"))
+        if missing := files.lost(path, streams):
+            raise Incomplete(
+                f"The index {str(folder)!r} has lost {', '.join(missing)}. Run 'medfinder index' "
+                "on it again; it makes what is missing."
+            )
         return cls(path, streams, config)
 
     @property
@@ -122,8 +127,12 @@ class Index:
 
     @property
     def is_finished(self) -> bool:
-        """Whether `finish` has run since the index was begun."""
-        return (self.folder / MANIFEST).is_file()
+        """Whether `finish` has run since the index was begun, and all it wrote is there."""
+        try:
+            read_manifest(self.folder, "index")
+        except ArtifactError:
+            return False
+        return not files.lost(self.folder, self.streams)
 
     def check_model(self, stream: str, model_id: str) -> None:
         """Raise Mismatch unless `model_id` made the stream's vectors."""
@@ -171,6 +180,7 @@ class Index:
         parents: Mapping[str, str] | None = None,
         duration_s: float = 0.0,
         package_version: str = "",
+        settings: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Compact the table, build what searching needs, and write the manifest, last.
 
@@ -180,6 +190,7 @@ class Index:
         Args:
             parents: Name of each input → its `manifest_hash`.
             duration_s: Of the whole stage, for the manifest.
+            settings: What else the manifest's config shall hold, such as how volumes are checked.
         """
         with files.lock(self.folder):
             manifest = finish(
@@ -190,6 +201,7 @@ class Index:
                 parents or {},
                 duration_s,
                 package_version,
+                settings or {},
             )
             with self._lock:
                 self._seen = None
@@ -241,6 +253,15 @@ class Index:
         """
         rows = self._read(lambda now: self._rows_by_id(now, ids, schema().names))
         return [from_row(rows[study_id]) for study_id in ids]
+
+    def findings(self, ids: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
+        """Return study_id → its findings, without reading reports or anything else.
+
+        Raises:
+            UnknownName: A study is not in the index.
+        """
+        rows = self._read(lambda now: self._rows_by_id(now, ids, ["study_id", "findings"]))
+        return {i: tuple(Finding(**f) for f in rows[i]["findings"] or ()) for i in ids}
 
     def vectors(self, column: str, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
         """Return each study's unit vector, (dim,) float32, or None where it has none.
@@ -406,13 +427,16 @@ class Index:
                 evaluate(where, now.table.count_rows)
             names = ["study_id", "findings_present", "findings_absent"]
             found = evaluate(" AND ".join(parts), lambda text: read(now.table, names, text))
-            ranked = []
-            for row in found.to_pylist():
-                has, lacks = row["findings_present"] or (), row["findings_absent"] or ()
-                agree = len(wanted.intersection(has)) + len(denied.intersection(lacks))
-                score = agree / (len(wanted) + len(denied))
-                ranked.append((-score, len(has), row["study_id"]))
-            return [(study_id, -score) for score, _, study_id in sorted(ranked)[:k]]
+            agree, n_has = _agreeing(found["findings_present"], wanted)
+            agree += _agreeing(found["findings_absent"], denied)[0]
+            rank = agree * 1024 - np.minimum(n_has, 1023)  # the second decides among equals
+            if len(rank) > k:  # only those that reach the k-th place are named and sorted
+                kept = np.flatnonzero(rank >= np.partition(rank, -k)[-k])
+                found, agree, rank = found.take(kept), agree[kept], rank[kept]
+            n = len(wanted) + len(denied)
+            ids = found["study_id"].to_pylist()
+            order = sorted(range(len(ids)), key=lambda i: (-rank[i], ids[i]))[:k]
+            return [(ids[i], float(agree[i]) / n) for i in order]
 
         return self._read(search)
 
@@ -465,6 +489,19 @@ class Index:
                 "Take a study_id from a search result."
             )
         return rows
+
+
+def _agreeing(column: Any, names: set[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each row of a column of lists how many of `names` it holds, and its length."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = column.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    hits = pc.is_in(lists.flatten(), value_set=pa.array(sorted(names), pa.string()))
+    rows = np.repeat(np.arange(len(lists)), lengths)
+    found = np.bincount(rows[hits.to_numpy(zero_copy_only=False)], minlength=len(lists))
+    return found.astype(np.int64), lengths.astype(np.int64)
 
 
 def _best(names: Sequence[str], scores: Sequence[float], k: int) -> Ranking:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 import medfinder
-from medfinder.artifact import MANIFEST, atomic_write, manifest_hash, read_manifest
+from medfinder.artifact import atomic_write, manifest_hash, read_manifest
+from medfinder.config import from_dict, to_dict
 from medfinder.curate.pseudonym import safe_id
 from medfinder.embed import Embedded, Embedder, Embeddings
 from medfinder.errors import ConfigError, InputError
@@ -22,11 +23,14 @@ from medfinder.index.store import Index, IndexConfig, Stream
 from medfinder.index.where import literal
 from medfinder.records import Rejection, Study
 from medfinder.studies import digest, read_studies, write_rejections
+from medfinder.volume.cache import PreprocessCache
+from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import read_volume
 from medfinder.volume.volume import Volume
 
 Vectors = dict[str, npt.NDArray[np.float32]]
 
+UNFINISHED = "unfinished"  # marks an index whose rows have changed since its last `finish`
 BATCH = 16  # studies a commit: at most this many are embedded again after a kill
 
 
@@ -58,6 +62,7 @@ def build_index(
     text_encoder: str | Embedder | None = "minilm",
     *,
     keep_regions: bool = False,
+    cache: str | Path | None = None,
     config: IndexConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Built:
@@ -68,6 +73,8 @@ def build_index(
         text_encoder: Of the reports; None for BM25 and findings alone.
         keep_regions: Also write each volume's region features to ``OUT/regions/STUDY.npy``,
             (n_regions, F) float16.
+        cache: Folder that keeps preprocessed volumes, for indexing again with another encoder of
+            the same input; None to preprocess each time.
         progress: Called with (done, total) after each study.
 
     Raises:
@@ -79,8 +86,11 @@ def build_index(
     studies_folder, out = Path(studies_folder), Path(out)
     parent = read_manifest(studies_folder, "curate")
     studies = read_studies(studies_folder / "studies.parquet")
+    check = from_dict(CheckConfig, parent.config.get("check", {}))
     embedders = {
-        stream: Embedder(chosen) if isinstance(chosen, str) else chosen
+        stream: Embedder(chosen, PreprocessCache(Path(cache)) if cache is not None else None)
+        if isinstance(chosen, str)
+        else chosen
         for stream, chosen in (("volume", encoder), ("report", text_encoder))
         if chosen is not None
     }
@@ -102,16 +112,17 @@ def build_index(
     regions = out / "regions" if keep_regions and "volume" in embedders else None
     todo = [_plan(study, index, regions) for study in _changed(studies, index, regions)]
     gone = sorted(set(index.digests()) - {study.study_id for study in studies})
-    if not todo and not gone and index.is_finished:
+    if not todo and not gone and index.is_finished and not (out / UNFINISHED).exists():
         return Built(out, index.count(), 0, 0, 0, round(time.monotonic() - start, 3))
-    (out / MANIFEST).unlink(missing_ok=True)
+    # An index that is being searched stays open to it: its manifest stands until the new one.
+    (out / UNFINISHED).touch()
     index.delete(gone)
     for study_id in gone:
         _region_file(out / "regions", study_id).unlink(missing_ok=True)
     rejections: list[Rejection] = []
     n_done, n_embedded = len(studies) - len(todo), 0
     batch: list[tuple[Study, Vectors]] = []
-    for study, vectors, is_new in _embedded(todo, embedders, regions, rejections):
+    for study, vectors, is_new in _embedded(todo, embedders, check, regions, rejections):
         batch.append((study, vectors))
         n_done += 1
         n_embedded += is_new
@@ -128,7 +139,13 @@ def build_index(
             rule="nothing-usable",
         )
     duration_s = round(time.monotonic() - start, 3)
-    index.finish({"studies": manifest_hash(parent)}, duration_s, medfinder.__version__)
+    index.finish(
+        {"studies": manifest_hash(parent)},
+        duration_s,
+        medfinder.__version__,
+        {"check": to_dict(check)},
+    )
+    (out / UNFINISHED).unlink()
     return Built(out, index.count(), n_embedded, len(gone), len(rejections), duration_s)
 
 
@@ -178,6 +195,7 @@ def _plan(study: Study, index: Index, regions: Path | None) -> _Plan:
 def _embedded(
     plans: Sequence[_Plan],
     embedders: dict[str, Embedder],
+    check: CheckConfig,
     regions: Path | None,
     rejections: list[Rejection],
 ) -> Iterator[tuple[Study, Vectors, bool]]:
@@ -190,7 +208,7 @@ def _embedded(
     stream: Iterator[Embedded] = iter(())
     if "volume" in embedders:
         sources = (
-            (plan.study.study_id, partial(_read, plan.study))
+            (plan.study.study_id, partial(_read, plan.study, check))
             for plan in plans
             if "volume" not in plan.kept
         )
@@ -220,9 +238,9 @@ def _embedded(
         yield study, vectors, vectors.keys() != plan.kept.keys()
 
 
-def _read(study: Study) -> Volume:
+def _read(study: Study, check: CheckConfig) -> Volume:
     path = Path(study.volume_path)
-    volume = read_volume(path, series_id=study.series_id if path.is_dir() else None)
+    volume = read_volume(path, series_id=study.series_id if path.is_dir() else None, config=check)
     if volume.content_hash != study.volume_hash:
         raise InputError(
             "The volume is not the one that was curated: its content has changed. "

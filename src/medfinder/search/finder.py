@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medfinder.artifact import read_manifest
+from medfinder.config import from_dict
 from medfinder.embed import Embedder
 from medfinder.errors import InputError
 from medfinder.index.store import Index
@@ -23,9 +25,11 @@ from medfinder.report.parse import parse_report
 from medfinder.report.vocabulary import vocabulary
 from medfinder.search.explain import matched_sentences, matched_terms, query_terms
 from medfinder.search.hybrid import reciprocal_rank_fusion
+from medfinder.volume.checks import CheckConfig
 from medfinder.volume.volume import Volume
 
 MAX_K = 1000
+_SCORED = 2000  # up to this many studies with a wanted finding are all compared, one by one
 _DEPTH = 100  # how far each ranker is read before fusing; measured recall hardly grows beyond
 
 Ranking = list[tuple[str, float]]
@@ -111,6 +115,7 @@ class Finder:
             raise InputError("Give a query: a text, a keyword, a report, a volume or a study.")
         if not 1 <= k <= MAX_K:
             raise InputError(f"k must lie between 1 and {MAX_K}, got {k}.")
+        text, where = _storable(text), _storable(where)
         where = None if where is None else check_where(where)
         if volume is not None:
             query = self._volume_query(volume)
@@ -124,6 +129,12 @@ class Finder:
             query = _Query()
         query = dataclasses.replace(query, keywords=keywords)
         return self._rank(query, k, self._narrow(where, keywords))
+
+    @cached_property
+    def check(self) -> CheckConfig:
+        """What a sound volume is, as the studies of this index were curated."""
+        config = read_manifest(self.index.folder, "index").config
+        return from_dict(CheckConfig, config.get("check", {}))
 
     def status(self) -> dict[str, Any]:
         """Return counts and encoders, for a page or a health check."""
@@ -221,7 +232,7 @@ class Finder:
     def _narrow(self, where: str | None, keywords: tuple[str, ...]) -> str | None:
         parts = [f"({where})"] if where else []
         for name in keywords:
-            kinds = ", ".join(literal(n) for n in sorted({name, *vocabulary().descendants(name)}))
+            kinds = ", ".join(literal(n) for n in _with_kinds([name]))
             parts.append(f"array_has_any(findings_present, [{kinds}])")
         return " AND ".join(parts) or None
 
@@ -236,11 +247,13 @@ class Finder:
         if query.volume_vector is not None:
             place = query.volume_vector
             rankers["volume"] = lambda: self.index.search_vector("volume", place, depth, where)
-        if query.wanted:
-            rankers["findings"] = lambda: self._rank_findings(query.wanted, depth, where)
         rankings = {name: rank() for name, rank in rankers.items()}
+        if query.wanted:
+            others = {i for ranking in rankings.values() for i, _ in ranking}
+            rankings["findings"] = self._rank_findings(query.wanted, others, depth, where)
         if not rankings:  # keywords alone
-            rankings["findings"] = self._rank_keywords(query.keywords, depth, where)
+            names = _with_kinds(query.keywords)
+            rankings["findings"] = self.index.search_findings(names, k=depth, where=where)
         if len(rankings) == 1:
             ((_, fused),) = rankings.items()
         else:
@@ -264,23 +277,31 @@ class Finder:
             if study_id in studies
         ]
 
-    def _rank_findings(self, wanted: Iterable[Finding], depth: int, where: str | None) -> Ranking:
-        """Rank by agreement of findings: affirmed ones sought, denied ones shunned."""
-        present = tuple(dict.fromkeys(f for f in wanted if f.status != "absent"))
-        absent = tuple(dict.fromkeys(f.name for f in wanted if f.status == "absent"))
-        if not present:
-            return []
-        names = {n for f in present for n in (f.name, *vocabulary().descendants(f.name))}
-        ids = self.index.search_findings(sorted(names), k=10 * depth, where=where)
-        scored = [
-            (study.study_id, _agreement(present, absent, study))
-            for study in self.index.studies([i for i, _ in ids])
-        ]
-        return sorted(scored, key=lambda item: (-item[1], item[0]))[:depth]
+    def _rank_findings(
+        self, wanted: Iterable[Finding], others: set[str], depth: int, where: str | None
+    ) -> Ranking:
+        """Rank by agreement of findings: affirmed ones sought, denied ones shunned.
 
-    def _rank_keywords(self, keywords: tuple[str, ...], depth: int, where: str | None) -> Ranking:
-        wanted = tuple(Finding(name, None, "present") for name in keywords)
-        return self._rank_findings(wanted, depth, where)
+        Ranked are all studies that affirm or suspect a wanted finding while those are few;
+        otherwise, and for what is only shunned, the `others` that the other rankers brought.
+        """
+        present = tuple(f for f in wanted if f.status != "absent")
+        absent = tuple(dict.fromkeys(f.name for f in wanted if f.status == "absent"))
+        ids = set(others)
+        if present:
+            names = ", ".join(literal(name) for name in _with_kinds(f.name for f in present))
+            asked = (
+                f"(array_has_any(findings_present, [{names}])"
+                f" OR array_has_any(findings_uncertain, [{names}]))"
+            )
+            asked = f"{asked} AND ({where})" if where else asked
+            if self.index.count(asked) <= _SCORED:
+                ids |= set(self.index.ids(asked))
+        found = self.index.findings(sorted(ids)) if ids else {}
+        scored = [(i, _agreement(present, absent, has)) for i, has in found.items()]
+        if present:  # what agrees in nothing is no answer; for a query that only shuns, it is
+            scored = [(i, score) for i, score in scored if score > 0]
+        return sorted(scored, key=lambda item: (-item[1], item[0]))[:depth]
 
 
 def open_index(folder: str | Path) -> Finder:
@@ -293,6 +314,11 @@ def open_index(folder: str | Path) -> Finder:
     return Finder(Index.open(Path(folder)))
 
 
+def _storable(text: str | None) -> str | None:
+    """Return the text with what UTF-8 cannot say (bytes of another encoding) as marks."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
 def _keywords(keyword: str | Sequence[str] | None) -> tuple[str, ...]:
     if keyword is None:
         return ()
@@ -300,7 +326,15 @@ def _keywords(keyword: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(vocabulary().resolve(word) for word in words))
 
 
-def _agreement(present: Iterable[Finding], absent: Iterable[str], study: Study) -> float:
+def _with_kinds(names: Iterable[str]) -> list[str]:
+    """Return the findings and all their kinds, sorted."""
+    known = vocabulary()
+    return sorted({kind for name in names for kind in (name, *known.descendants(name))})
+
+
+def _agreement(
+    present: Iterable[Finding], absent: Iterable[str], findings: Iterable[Finding]
+) -> float:
     """Return how well a study's findings answer the wanted ones, about -1 to 1.
 
     A wanted finding counts 1 when affirmed and ½ when uncertain; ¼ is added or taken for a side
@@ -308,7 +342,7 @@ def _agreement(present: Iterable[Finding], absent: Iterable[str], study: Study) 
     divided by the number asked for.
     """
     by_name: dict[str, list[Finding]] = {}
-    for finding in study.findings:
+    for finding in findings:
         for name in (finding.name, *vocabulary().ancestors(finding.name)):
             by_name.setdefault(name, []).append(finding)
     total, n = 0.0, 0
