@@ -6,17 +6,22 @@
 #   make bench                  every benchmark (about an hour on two cores)
 #   make lock                   choose newer versions and write them to the lock files
 #
-# PyTorch comes first, as the CPU build. For a GPU build: make TORCH="torch==2.13.0"
+# PyTorch comes first, as the CPU build. For a GPU build: make TORCH="torch==2.13.0", which also
+# replaces another build in an existing .venv.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-TORCH  ?= torch==2.13.0+cpu
+# macOS has one build of PyTorch, without a suffix.
+TORCH  ?= torch==2.13.0$(if $(filter Darwin,$(shell uname)),,+cpu)
 # Where the CPU build is when the configured package index does not carry it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO   ?=
 PYTEST ?=
+
+# The stamp names the build, so that another TORCH is another target.
+TORCH_STAMP := $(VENV)/.torch-$(subst =,-,$(TORCH))
 
 .PHONY: install demo test lint bench lock clean
 
@@ -27,11 +32,14 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.torch: $(VENV)/.python
+# pip takes 2.13.0+cpu for 2.13.0, so what is there goes first.
+$(TORCH_STAMP): $(VENV)/.python
+	rm -f $(VENV)/.torch*
+	$(PIP) uninstall --yes torch
 	$(PIP) install "$(TORCH)" || $(PIP) install --index-url $(TORCH_CPU_INDEX) "$(TORCH)"
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.torch requirements/runtime.lock pyproject.toml
+$(VENV)/.installed: $(TORCH_STAMP) requirements/runtime.lock pyproject.toml
 	$(PIP) install --no-deps -r requirements/runtime.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) check
