@@ -21,6 +21,7 @@ class Outer:
     name: str | None = None
     sizes: tuple[int, ...] = ()
     inner: Inner = field(default_factory=Inner)
+    site_key: str = ""
 
 
 def test_defaults_stand_where_nothing_is_said() -> None:
@@ -38,6 +39,51 @@ def test_a_section_of_a_file_is_read_alone(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[train]\nlr = 0.5\n[index]\nk = 1\n")
     assert load_config(Outer, path, section="train").lr == 0.5
+
+
+def test_a_misspelt_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[trian]\nlr = 0.5\n[index]\nk = 1\n")
+    with pytest.raises(
+        ConfigError,
+        match=r"no table \[train\]. Did you mean that by 'trian'\? It holds: trian, index.",
+    ):
+        load_config(Outer, path, section="train")
+
+
+@pytest.mark.parametrize("text", ["", "train = 3\n"])
+def test_a_file_without_the_table_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"no table \[train\]"):
+        load_config(Outer, path, section="train")
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("12345", "12345"), ("007", "007"), ("true", "true"), ('"5"', "5"), ("a=b", "a=b")],
+)
+def test_a_string_setting_takes_the_text_that_was_typed(typed: str, value: str) -> None:
+    assert load_config(Outer, overrides=[f"site_key={typed}"]).site_key == value
+    assert load_config(Outer, overrides=[f"name={typed}"]).name == value
+
+
+def test_a_table_and_a_part_of_it_can_both_be_set() -> None:
+    config = load_config(Outer, overrides=["inner={depth=5}", "inner.window_hu=[0, 1]"])
+    assert config.inner == Inner(5, (0.0, 1.0))
+
+
+def test_a_part_of_what_is_no_table_is_named() -> None:
+    with pytest.raises(ConfigError, match="sets a part of inner, which is given as one value too"):
+        load_config(Outer, overrides=["inner=3", "inner.depth=4"])
+
+
+def test_the_value_of_a_key_is_in_no_message() -> None:
+    with pytest.raises(ConfigError, match="site_key must be str") as wrong:
+        from_dict(Outer, {"site_key": 12345})
+    with pytest.raises(ConfigError, match="'site_key' has no '='") as unset:
+        load_config(Outer, overrides=["site_key: 12345"])
+    assert "12345" not in f"{wrong.value}{unset.value}"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ and the resolved result travels with the artifact (`to_dict`, `config_hash`).
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,11 +31,13 @@ def load_config(
         cls: A frozen dataclass whose every field has a default.
         path: TOML file; None for defaults only.
         overrides: Such as ``"lr=3e-4"`` or ``"volume.depth=4"``; values are read as TOML,
-            a bare word as a string.
+            a bare word as a string, and for a setting that is a string what was typed.
         section: Table of the file that belongs to `cls`; "" for the whole file.
 
     Raises:
-        ConfigError: Unknown key (the nearest is named), wrong type, or unreadable TOML.
+        ConfigError: Unknown key (the nearest is named), wrong type, unreadable TOML, or a file
+            without the table `section`. No message holds the value of a setting whose name ends
+            in ``_key``.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -42,16 +46,9 @@ def load_config(
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"The configuration file cannot be read: {error}.") from None
         if section:
-            values = values.get(section, {})
+            values = _table(values, section)
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"Override {override!r} has no '='. Write key=value.")
-        here = values
-        *parents, last = key.strip().split(".")
-        for name in parents:
-            here = here.setdefault(name, {})
-        here[last] = _toml_value(text.strip())
+        _put(values, override)
     return from_dict(cls, values)
 
 
@@ -88,11 +85,51 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
+class _Typed(str):
+    """A value as it was typed after ``--set``; its setting decides what it means."""
+
+    def meaning(self, hint: Any) -> Any:
+        """Return the value as TOML has it; for a string, the text unless it is quoted."""
+        try:
+            value = tomllib.loads(f"x = {self}")["x"]
+        except tomllib.TOMLDecodeError:
+            return str(self)
+        return str(self) if hint is str and not isinstance(value, str) else value
+
+
+def _table(values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    found = values.get(section)
+    if isinstance(found, dict):
+        return found
+    near = get_close_matches(section, values, n=1)
+    hint = f" Did you mean that by {near[0]!r}?" if near and near[0] != section else ""
+    raise ConfigError(
+        f"The configuration file has no table [{section}].{hint} "
+        f"It holds: {', '.join(values) or 'nothing'}."
+    )
+
+
+def _put(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:  # the text may be a key's value, so only its first word is repeated
+        word = re.match(r"[\w.-]*", override)[0]  # type: ignore[index]
+        raise ConfigError(f"Override {word!r} has no '='. Write key=value.")
+    *parents, last = key.strip().split(".")
+    for n, name in enumerate(parents, 1):
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            table = ".".join(parents[:n])
+            raise ConfigError(
+                f"Override {key.strip()!r} sets a part of {table}, which is given as one value too. "
+                "Remove one of them."
+            )
+    typed = _Typed(text.strip())
+    meaning = typed.meaning(None)
+    values[last] = meaning if isinstance(meaning, dict) else typed
+
+
+def _shown(value: Any, where: str) -> str:
+    return "a value that is not shown" if re.search(r"_key(\[\d+\])?$", where) else repr(value)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -107,17 +144,21 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             except ConfigError as error:
                 errors.append(error)
         raise errors[0]
+    if isinstance(value, _Typed):
+        value = value.meaning(hint)
     if origin is typing.Literal:
         if value not in args:
-            raise ConfigError(f"Setting {where} is {value!r}; it must be one of {list(args)}.")
+            raise ConfigError(
+                f"Setting {where} is {_shown(value, where)}; it must be one of {list(args)}."
+            )
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"Setting {where} must be a table, got {value!r}.")
+            raise ConfigError(f"Setting {where} must be a table, got {_shown(value, where)}.")
         return from_dict(hint, value, where + ".")
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"Setting {where} must be a list, got {value!r}.")
+            raise ConfigError(f"Setting {where} must be a list, got {_shown(value, where)}.")
         each = [args[0]] * len(value) if args[1:] == (...,) else list(args)
         if len(each) != len(value):
             raise ConfigError(f"Setting {where} must have {len(each)} values, got {len(value)}.")
@@ -128,5 +169,5 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and value is True)):
-        raise ConfigError(f"Setting {where} must be {hint.__name__}, got {value!r}.")
+        raise ConfigError(f"Setting {where} must be {hint.__name__}, got {_shown(value, where)}.")
     return value
