@@ -1,10 +1,16 @@
 """Filters: what passes, what is refused, and in which words."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from medfinder.errors import InputError
 from medfinder.index.store import Index
-from medfinder.index.where import check_where, conjuncts, literal
+from medfinder.index.where import FUNCTIONS, check_where, conjuncts, literal
+from medfinder.studies import FACETS
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize(
@@ -101,3 +107,75 @@ def test_a_filter_is_cut_only_where_and_joins_conditions(where: str, parts: list
 def test_a_filter_cut_into_conditions_keeps_what_the_whole_keeps(filled: Index, where: str) -> None:
     whole = filled._table.search().where(where).select(["study_id"]).limit(100).to_arrow()
     assert filled.ids(where) == sorted(whole["study_id"].to_pylist())
+
+
+def test_no_column_but_the_facets_can_be_named(filled: Index) -> None:
+    hidden = set(filled._table.schema.names) - set(FACETS)
+    assert hidden >= {"volume_path", "series_id", "volume_hash", "report_text", "row_digest"}
+    assert hidden >= {"volume", "key_volume"}
+    for name in (*hidden, "_rowid", "_rowaddr"):
+        for form in (name, name.upper(), f'"{name}"', f"`{name}`", f"lower({name})", f"1.{name}"):
+            for where in (f"{form} IS NOT NULL", f"sex = 'F' OR {form} LIKE '/%'"):
+                with pytest.raises(InputError, match="there is no column") as error:
+                    filled.count(where)
+                assert error.value.rule == "bad-filter"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "\"'\" = volume_path OR \"'\" = ''",
+        "`'` = volume_path OR `'` = ''",
+        "sex = 'it''s' OR volume_path = ''",
+        "sex = 'a\\' OR volume_path LIKE '/%'",
+        "sex = E'\\'' OR volume_path LIKE '\\''",
+        "sex = $$'$$ OR volume_path LIKE $$'$$",
+        "sex/**/= 'F' OR volume_path = ''",
+        "sex = 'F' OR volume_path--\n = ''",
+        "CASE WHEN volume_path = '' THEN true END",
+        "array_has([volume_path], 'x')",
+        "studies.volume_path = ''",
+        "1e5volume_path",
+        '"sleep"(9)',
+    ],
+)
+def test_no_spelling_hides_a_column(filled: Index, where: str) -> None:
+    with pytest.raises(InputError, match="The filter cannot be used") as error:
+        filled.count(where)
+    assert "Valid fields" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "sex = 'volume_path' OR manufacturer = 'sleep(9)'",
+        "\"sex\" = 'F' OR `age` > 3",
+        "spacing_mm_d > 1e0",
+        "abs(age) > 3 AND round(spacing_mm_d) > 0",
+        "lower(sex) = 'f' AND upper(sex) = 'F' AND length(sex) = 1 AND coalesce(sex, 'M') = 'F'",
+        "array_has_any(findings_present, ['nodule']) OR array_contains(findings_present, 'x')",
+        "array_length (findings_present) > 1 and SEX in ('F')",
+        "starts_with(sex, 'F') OR ends_with(sex, 'F') OR contains(sex, 'F')",
+        "regexp_like(manufacturer, '^maker')",
+        "NOT (sex IS NULL) AND study_date >= date '2012-01-01'",
+        "CAST(age AS float) > 30",
+    ],
+)
+def test_conditions_over_facets_are_evaluated(filled: Index, where: str) -> None:
+    assert filled.count(where) >= 0
+
+
+def test_the_documented_examples_are_evaluated(filled: Index) -> None:
+    text = (DOCS / "reference" / "facets.md").read_text(encoding="utf-8")
+    examples = text.split("```")[1].strip().splitlines()
+    examples += re.findall(r"`(study_date >= [^`]+|array_has[^`]+\))`", text)
+    assert len(examples) >= 5
+    for where in examples:
+        assert filled.count(where) >= 0
+    assert all(f"`{name}`" in text for name in FACETS)
+
+
+def test_a_function_that_is_not_listed_is_refused(filled: Index) -> None:
+    assert "repeat" not in FUNCTIONS
+    with pytest.raises(InputError, match="there is no function 'repeat'"):
+        filled.count("repeat(sex, 1000000000) = 'F'")

@@ -7,6 +7,37 @@ from medfinder.studies import FACETS
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
 _EXCLUSION = re.compile(r"(patient_id|study_id)\s*(?:!=|<>)\s*('(?:[^']|'')*')")
+# Text and numbers are passed over; a column is a bare or a quoted word, a function a bare word.
+_TOKEN = re.compile(
+    r"'(?:[^']|'')*'|(?P<quoted>\"(?:[^\"]|\"\")*\"|`[^`]*`)"
+    r"|\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|(?P<word>[^\W\d]\w*)(?P<called>\s*\()?"
+)
+# fmt: off
+_KEYWORDS = frozenset((
+    "and", "or", "not", "in", "is", "null", "like", "ilike", "between", "true", "false", "case",
+    "when", "then", "else", "end", "escape", "distinct", "from", "unknown", "array", "date",
+    "cast", "try_cast", "as", "int", "integer", "bigint", "float", "double", "text", "string",
+    "varchar",
+))
+# fmt: on
+FUNCTIONS = (
+    "array_contains",
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_length",
+    "abs",
+    "coalesce",
+    "contains",
+    "ends_with",
+    "length",
+    "lower",
+    "regexp_like",
+    "round",
+    "starts_with",
+    "upper",
+)
+"""Functions a filter may use: those whose cost a short filter cannot blow up."""
 _EXAMPLE = "sex = 'F' AND age >= 50 AND array_has(findings_present, 'nodule')"
 
 
@@ -21,8 +52,10 @@ def check_where(where: str) -> str:
     """Return the filter, stripped, if it is one plain expression.
 
     Raises:
-        InputError: It is empty, or holds a second statement, a comment, a subquery, an open quote
-            or an open bracket. What remains is checked by the table itself (`explain`).
+        InputError: It is empty, or holds a second statement, a comment, a subquery, an open quote,
+            an open bracket, a placeholder, a column outside `FACETS` (where volumes lie is no
+            facet) or a function outside `FUNCTIONS`. What remains is checked by the table itself
+            (`explain`).
     """
     text = where.strip()
     if not text:
@@ -43,7 +76,26 @@ def check_where(where: str) -> str:
             break
     if depth:
         raise _error("its brackets do not match")
+    unplaced = re.search(r"[?$@\\]", bare)
+    if unplaced:
+        raise _error(f"it holds {unplaced[0]!r}, which stands for nothing here")
+    _check_words(text)
     return text
+
+
+def _check_words(where: str) -> None:
+    for token in _TOKEN.finditer(where):
+        word, quoted = token["word"], token["quoted"]
+        if quoted is not None:
+            if quoted[1:-1].lower() not in FACETS:
+                raise _error(f"there is no column {quoted[1:-1]!r}")
+        elif word is None or word.lower() in _KEYWORDS:
+            continue
+        elif token["called"]:
+            if word.lower() not in FUNCTIONS:
+                raise _error(f"there is no function {word.lower()!r}")
+        elif word.lower() not in FACETS:
+            raise _error(f"there is no column {word!r}")
 
 
 def conjuncts(where: str) -> list[str]:
