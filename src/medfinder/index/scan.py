@@ -4,12 +4,15 @@ Importing this module imports numba; only columns large enough to be partitioned
 thread a query: on a busy machine the threads of a matrix library wait for each other.
 """
 
-import numba
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
+from medfinder.compiled import compiled
 
-@numba.njit(cache=True, nogil=True)
+
+@compiled
 def choose(
     order: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -37,7 +40,7 @@ def choose(
     return n
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@partial(compiled, fastmath=True)
 def score(
     codes: NDArray[np.int8],
     scales: NDArray[np.float32],
@@ -55,7 +58,7 @@ def score(
         sums[i] = total * scales[place]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@partial(compiled, fastmath=True)
 def products(
     rows: NDArray[np.float32], towards: NDArray[np.float32], sums: NDArray[np.float32]
 ) -> None:

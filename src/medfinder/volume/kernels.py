@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medfinder.volume.compiled import compiled
+from medfinder.compiled import compiled
 
 
 @compiled
