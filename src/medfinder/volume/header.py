@@ -51,7 +51,6 @@ _WANTED: dict[int, tuple[str, str]] = {
     0x00100040: ("sex", "s"),
     0x00101010: ("age", "s"),
     0x00180015: ("body_part", "s"),
-    0x00181120: ("tilt", "f"),
     0x00181210: ("kernel", "s"),
     0x0020000D: ("study_id", "s"),
     0x0020000E: ("series_id", "s"),
@@ -86,7 +85,6 @@ class Header:
         position: ImagePositionPatient, LPS millimetres of the first voxel's centre.
         orientation: ImageOrientationPatient: direction of a row, then of a column, in LPS.
         pixel_spacing: Millimetres between rows, then between columns.
-        tilt: GantryDetectorTilt in degrees, 0.0 when absent.
         signed: PixelRepresentation, 1 for two's complement.
         frame: Index of the frame in the file; 0 for a single-frame image.
         pixel_offset: Byte at which the pixel value starts (in the inflated data where the file is
@@ -108,7 +106,6 @@ class Header:
     sex: str = ""
     age: str = ""
     body_part: str = ""
-    tilt: float = 0.0
     kernel: str = ""
     study_id: str = ""
     series_id: str = ""
@@ -410,7 +407,7 @@ def _header(path: Path, raw: dict[str, Any]) -> Header:
                 ) from None
         elif kind is None or kind == "u":
             out[name] = value
-    for name in ("slope", "intercept", "tilt"):  # single numbers
+    for name in ("slope", "intercept"):  # single numbers
         if name in out:
             values = out.pop(name)
             if values:
