@@ -1,3 +1,4 @@
+import asyncio
 import gzip
 import io
 import json
@@ -310,6 +311,45 @@ def test_too_many_uploads_at_once_are_asked_to_come_back(client, nifti):
     response = send(client, nifti)
     error_of(response, 503)
     assert response.headers["retry-after"] == "10"
+
+
+def test_who_must_come_back_is_told_before_the_upload_is_read(client):
+    client.app.state.service.n_uploads = 4
+    read = []
+    headers = {"content-type": "multipart/form-data; boundary=x", "host": "localhost"}
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/search/volume", "query_string": b"",
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+    }  # fmt: skip
+    sent = []
+
+    async def receive():
+        read.append(1)
+        return {"type": "http.request", "body": b"--x", "more_body": True}
+
+    async def send_out(message):
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send_out))
+    assert sent[0]["status"] == 503
+    assert read == []
+
+
+def test_a_place_for_uploads_is_free_again_after_each_answer(client, nifti):
+    ids(send(client, nifti))
+    error_of(send(client, b"%PDF-1.7 ..."), 415)
+    assert client.app.state.service.n_uploads == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/facets", "/v1/search/volume/"])
+def test_only_an_upload_may_be_large_whatever_a_body_says_it_is(client, path):
+    files = {"file": ("a.nii.gz", bytes(2**20))}
+    error_of(client.post(path, files=files), 413)
+
+
+def test_an_upload_that_is_no_form_is_as_small_as_any_query(client):
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    error_of(client.post("/v1/search/volume", content=bytes(2**20), headers=headers), 413)
 
 
 def test_slices_are_served_while_a_search_computes(finder):

@@ -34,7 +34,7 @@ import medfinder
 from medfinder.errors import ConfigError, MedFinderError
 from medfinder.search.finder import Finder, open_index
 from medfinder.serve.faults import Refusal, answer
-from medfinder.serve.routes import Service, api, page
+from medfinder.serve.routes import UPLOAD_PATH, Service, api, page
 from medfinder.serve.uploads import remove_leftovers
 
 log = logging.getLogger("medfinder.serve")
@@ -247,8 +247,12 @@ class Guard:
             await send(message)
 
         try:
-            limit = self._check(scope, headers)
-            await self.app(scope, _bounded(receive, limit), guarded_send)
+            is_upload = _is_upload(scope, headers)
+            limit = self._check(scope, headers, is_upload)
+            service: Service = scope["app"].state.service
+            # Before the body is read: those who must wait leave no file on the disk.
+            with service.upload_slot() if is_upload else contextlib.nullcontext():
+                await self.app(scope, _bounded(receive, limit), guarded_send)
         except Refusal as refusal:
             await answer(refusal, request_id)(scope, receive, guarded_send)
         except Exception as error:
@@ -263,7 +267,7 @@ class Guard:
             elapsed_ms = (time.perf_counter() - started) * 1e3
             log.info("%s %s %d %.1f ms %s", scope["method"], route, status, elapsed_ms, request_id)
 
-    def _check(self, scope: Scope, headers: Headers) -> int:
+    def _check(self, scope: Scope, headers: Headers, is_upload: bool) -> int:
         """Return how many bytes the request may have."""
         host = headers.get("host", "")
         name = _host_name(host)
@@ -284,7 +288,6 @@ class Guard:
                 "The request comes from a page of another site.",
                 "Use this service's own page, or a client that is not a web page.",
             )
-        is_upload = headers.get("content-type", "").startswith("multipart/")
         # Room for the form's other fields and boundaries.
         limit = self.config.max_upload_bytes * is_upload + self.config.max_body_bytes
         length = headers.get("content-length", "0")
@@ -304,6 +307,15 @@ class _Server(uvicorn.Server):
         if self.started:
             self.on_started()
             self._warm_up = asyncio.create_task(self.service.warm_up())
+
+
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    """Tell the one request whose body goes to disk; all others are read into memory."""
+    return (
+        scope["method"] == "POST"
+        and scope["path"] == UPLOAD_PATH
+        and headers.get("content-type", "").startswith("multipart/")
+    )
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

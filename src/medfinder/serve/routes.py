@@ -11,7 +11,7 @@ import itertools
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -77,6 +77,7 @@ FACETS = {
     "language": "language",
 }
 """Facet of the API → column of the index."""
+UPLOAD_PATH = "/v1/search/volume"
 MAX_K = 100
 _MAX_SPELLINGS = 40
 _STUDY_SECONDS = 20.0  # how long a study's row is believed: a viewer asks for it at every slice
@@ -132,7 +133,7 @@ class Service:
         """Search by an uploaded volume, one at a time; the upload is gone afterwards.
 
         Raises:
-            Refusal: 503 when too many wait already, or whatever `unpacked` refuses.
+            Refusal: Whatever `unpacked` refuses.
             InputError: What was sent is no CT volume.
         """
 
@@ -141,17 +142,26 @@ class Service:
                 volume = read_volume(path)
                 return self.finder.search(volume=volume, **query)
 
+        return await self._run(self._volumes, read_and_search)
+
+    @contextlib.contextmanager
+    def upload_slot(self) -> Iterator[None]:
+        """Hold one of the `max_uploads` places, from before an upload is received to its answer.
+
+        Raises:
+            Refusal: 503 when all are taken.
+        """
         if self.n_uploads >= self.max_uploads:
             raise Refusal(
                 503,
                 "Busy",
                 "Too many uploads are being searched at once.",
                 "Try again in a moment.",
-                headers={"retry-after": "10"},
+                headers={"retry-after": "10", "connection": "close"},
             )
         self.n_uploads += 1
         try:
-            return await self._run(self._volumes, read_and_search)
+            yield
         finally:
             self.n_uploads -= 1
 
@@ -283,7 +293,7 @@ async def search(query: SearchRequest, service: The, request_id: RequestId) -> S
     )
 
 
-@api.post("/v1/search/volume", tags=["search"], operation_id="search_by_volume")
+@api.post(UPLOAD_PATH, tags=["search"], operation_id="search_by_volume")
 async def search_by_volume(
     service: The,
     request_id: RequestId,
