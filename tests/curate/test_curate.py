@@ -219,3 +219,111 @@ def test_the_real_cts_are_curated_with_the_right_rejections(
         "irregular_spacing_head": "irregular-spacing",
         "rtstruct_only/1-1.dcm": "no-pixels",
     }
+
+
+@pytest.mark.parametrize("text", ["-", "***", "<br>", "&nbsp;"])
+def test_a_placeholder_is_no_report_and_stops_nothing(
+    archive: Archive, tmp_path: Path, text: str
+) -> None:
+    studies = run(archive(a=1, b=2), tmp_path / "out", f"file,text\na.nii.gz,{text}\nb.nii.gz,x\n")
+    assert [s.report is None for s in studies] == [True, False]
+
+
+def test_raw_numbers_of_patients_stand_only_in_the_owner_s_journal(tmp_path: Path) -> None:
+    from medfinder.volume.dicom import write_dicom_series
+    from stubs.cases import block
+
+    write_dicom_series(block(1), tmp_path / "raw" / "s", patient_id="MRN-4711", study_id="1.2.3.4")
+    (study,) = run(tmp_path / "raw", tmp_path / "out")
+    assert study.patient_id.startswith("P-")
+    assert study.study_id.startswith("S-")
+    journal = tmp_path / "out" / module.JOURNAL
+    assert journal.stat().st_mode & 0o077 == 0
+    for file in (tmp_path / "out").iterdir():
+        assert file == journal or b"MRN-4711" not in file.read_bytes()
+
+
+def test_names_that_make_one_id_lose_no_study(archive: Archive, tmp_path: Path) -> None:
+    root = archive(**{"a b": 1, "a_b": 2, "肺": 3, "胸": 4})
+    assert len(run(root, tmp_path / "out")) == 4
+    assert rejected(tmp_path / "out") == {}
+
+
+def test_a_row_is_not_given_to_another_folder_s_file_of_the_same_name(
+    archive: Archive, tmp_path: Path
+) -> None:
+    root = archive(x=1, y=2, z=3)
+    for name in "xyz":
+        (root / f"p{name}").mkdir()
+        (root / f"{name}.nii.gz").rename(root / f"p{name}" / "ct.nii.gz")
+    table = "file,study_id,text\npx/ct.nii.gz,X,nodule\n/old/root/py/ct.nii.gz,Y,emphysema\n"
+    reports = {s.study_id: s.report and s.report.text for s in run(root, tmp_path / "out", table)}
+    assert reports == {"X": "nodule", "Y": "emphysema", "pz_ct": None}
+    assert rejected(tmp_path / "out") == {}
+
+
+def test_a_path_of_another_archive_still_names_the_only_file_of_its_name(
+    archive: Archive, tmp_path: Path
+) -> None:
+    root = archive(x=1)
+    (only,) = run(root, tmp_path / "out", "file,text\nelsewhere\\train\\x.nii.gz,nodule\n")
+    assert only.report is not None
+
+
+def test_a_name_that_cannot_be_stored_is_a_rejection(archive: Archive, tmp_path: Path) -> None:
+    root = archive(x=1, y=2)
+    try:
+        os.rename(root / "y.nii.gz", os.fsencode(root) + b"/y\xe9.nii.gz")
+    except OSError:
+        pytest.skip("this file system stores UTF-8 only")
+    assert len(run(root, tmp_path / "out")) == 1
+    assert list(rejected(tmp_path / "out").values()) == ["bad-name"]
+
+
+def test_what_may_have_been_the_machine_s_fault_is_tried_again(
+    archive: Archive, tmp_path: Path
+) -> None:
+    root = archive(x=1, y=2)
+    run(root, tmp_path / "out")
+    journal = tmp_path / "out" / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines[1:]:
+        line["seen"] = {"rule": "unreadable", "reason": "The disk was away."}
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(run(root, tmp_path / "out")) == 2
+
+
+def test_lines_of_a_run_with_other_limits_are_not_taken(archive: Archive, tmp_path: Path) -> None:
+    root = archive(x=1)
+    strict = CurateConfig(check=module.CheckConfig(min_slices=100), workers=1)
+    with pytest.raises(InputError):
+        run(root, tmp_path / "strict", config=strict)
+    run(root, tmp_path / "out")
+    journal = tmp_path / "out" / "journal.jsonl"
+    other = (tmp_path / "strict" / "journal.jsonl").read_text().splitlines()[1:]
+    journal.write_text(journal.read_text() + "\n".join(other) + "\n")
+    assert len(run(root, tmp_path / "out")) == 1
+
+
+def test_a_script_that_cannot_start_workers_is_told_and_nothing_is_called_damaged(
+    archive: Archive, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from medfinder.curate.curate import curate\n"
+        "from medfinder.curate.sources.folder import FolderSource\n"
+        f"curate(FolderSource(Path({str(archive(x=1))!r})), Path({str(tmp_path / 'out')!r}))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert "if __name__ == '__main__'" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "rejections.parquet").exists()
+
+
+def test_an_out_that_is_a_file_and_an_empty_folder_are_told(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file; studies need a folder"):
+        run(tmp_path / "raw", tmp_path / "file")
+    with pytest.raises(InputError, match="no NIfTI file and no DICOM series was found"):
+        run(tmp_path / "raw", tmp_path / "out")

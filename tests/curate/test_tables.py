@@ -72,3 +72,32 @@ def test_an_unknown_text_column_names_the_nearest(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", b"file,report_text\na,b\n")
     with pytest.raises(UnknownName, match="Did you mean 'report_text'"):
         read_table(path, text="report_txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", b"[" * 100_000, "nests too deep"),
+        ("a.json", b'[{"file": ' + b"9" * 5000 + b"}]", "not JSON"),
+        ("a.csv", b"\xff\xfef\0i", "no rows"),
+    ],
+)
+def test_a_broken_table_is_an_error_of_input(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        read_table(write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.csv", b"file,text,report\na,,nodule\nb,,\n", "nodule"),
+        ("a.csv", b"\r\n\nfile,text\na,nodule\n", "nodule"),
+        ("a.jsonl", '{"file": "a", "text": "a\u2028b"}\n'.encode(), "a\u2028b"),
+        ("a.json", b'[{"file": "a", "text": "no\\ud800dule"}]', "no?dule"),
+    ],
+)
+def test_oddities_of_exports_are_read(tmp_path: Path, name: str, content: bytes, text: str) -> None:
+    table = read_table(write(tmp_path, name, content))
+    assert table.get(table.rows[0], "text") == text

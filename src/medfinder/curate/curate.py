@@ -5,6 +5,7 @@ killed goes on where it stopped, and a second run over a grown archive reads onl
 Does not know where items come from (`sources`) nor what a sound volume is (`volume.checks`).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,9 +21,9 @@ from typing import Any
 import medfinder
 from medfinder.artifact import MANIFEST, Manifest, write_manifest
 from medfinder.config import config_hash, to_dict
-from medfinder.curate.pseudonym import pseudonym, safe_id
+from medfinder.curate.pseudonym import pseudonym, safe_ids
 from medfinder.curate.sources.source import Facts, Source
-from medfinder.errors import InputError, MedFinderError
+from medfinder.errors import EmptyReport, InputError, MedFinderError
 from medfinder.records import Finding, Rejection, Report, Study
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
@@ -31,6 +32,8 @@ from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import VolumeRef, read_ref
 
 JOURNAL = "journal.jsonl"
+# Reasons that may lie in the machine, not in the item: a later run tries these items again.
+_PASSING = ("unreadable", "decoder-crash", "out-of-memory")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,10 +84,22 @@ def curate(
     """
     config = config or CurateConfig()
     start = time.monotonic()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{str(out)!r} is a file; studies need a folder. Give another path.")
     out.mkdir(parents=True, exist_ok=True)
     found = list(source.items())
     rejections = [item for item in found if isinstance(item, Rejection)]
-    refs = [item for item in found if not isinstance(item, Rejection)]
+    refs = []
+    for item in found:
+        if isinstance(item, Rejection):
+            continue
+        if _is_utf8(item.path):
+            refs.append(item)
+        else:
+            reason = (
+                "The name, or a folder's above it, is not UTF-8 and cannot be stored. Rename it."
+            )
+            rejections.append(Rejection(item.item, "bad-name", reason))
     seen = _inspect_all(refs, out / JOURNAL, config, progress)
 
     candidates: list[tuple[VolumeRef, Mapping[str, Any], Facts]] = []
@@ -102,9 +117,18 @@ def curate(
     rejections += source.leftovers()
     candidates, more = _one_volume_a_study(candidates, config)
     rejections += more
+    study_ids = safe_ids(_study_name(facts, config) for _, _, facts in candidates)
+    patient_ids = safe_ids(_patient_name(facts, config) for _, _, facts in candidates)
     studies = sorted(
         (
-            _study(ref, inspection, facts, config, source.name)
+            _study(
+                ref,
+                inspection,
+                facts,
+                study_ids[_study_name(facts, config)],
+                patient_ids[_patient_name(facts, config)],
+                source.name,
+            )
             for ref, inspection, facts in candidates
         ),
         key=lambda study: study.study_id,
@@ -117,6 +141,11 @@ def curate(
     by_rule: dict[str, int] = {}
     for rejection in rejections:
         by_rule[rejection.rule] = by_rule.get(rejection.rule, 0) + 1
+    if not studies and not rejections:
+        raise InputError(
+            "Nothing usable: no NIfTI file and no DICOM series was found. Check the path.",
+            rule="nothing-usable",
+        )
     if not studies:
         raise InputError(
             f"Nothing usable: 0 studies, {len(rejections)} rejected. "
@@ -140,6 +169,14 @@ def curate(
     return Curated(out, len(studies), len(rejections), dict(sorted(by_rule.items())))
 
 
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
     """Read one volume and return what a study needs of it, or why it cannot be one.
 
@@ -160,7 +197,7 @@ def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
     except MedFinderError as error:
         return {"rule": getattr(error, "rule", "unreadable"), "reason": str(error)}
     except MemoryError:
-        return {"rule": "too-large", "reason": "The volume does not fit in memory."}
+        return {"rule": "out-of-memory", "reason": "The volume does not fit in memory."}
     except Exception as error:  # a decoder's own failure is this item's, not the run's
         return {
             "rule": "unreadable",
@@ -176,11 +213,15 @@ def _inspect_all(
 ) -> dict[str, Mapping[str, Any]]:
     header = {"journal": 1, "check": config_hash(config.check), "version": medfinder.__version__}
     known = _read_journal(journal, header)
-    marks = {ref.item: fingerprint(ref) for ref in refs}
+    # The settings are part of a mark, so that two runs at once cannot take each other's lines.
+    run = header["check"]
+    marks = {ref.item: f"{run}-{fingerprint(ref)}" for ref in refs}
     seen: dict[str, Mapping[str, Any]] = {
         ref.item: known[ref.item][1]
         for ref in refs
-        if ref.item in known and known[ref.item][0] == marks[ref.item]
+        if ref.item in known
+        and known[ref.item][0] == marks[ref.item]
+        and known[ref.item][1].get("rule") not in _PASSING
     }
     todo = [ref for ref in refs if ref.item not in seen]
     n_done = len(refs) - len(todo)
@@ -207,6 +248,8 @@ def _read_journal(
     except ValueError:
         same = False
     if not same:
+        path.touch(mode=0o600)  # it holds raw numbers of patients: for its owner's eyes
+        path.chmod(0o600)
         path.write_bytes(json.dumps(header).encode() + b"\n")
         return entries
     for line in lines[1:]:
@@ -234,7 +277,8 @@ def fingerprint(ref: VolumeRef) -> str:
             stat = file.stat()
         except OSError:
             continue
-        digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        mark = f"\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        digest.update(os.fsencode(file.name) + mark.encode())
     return digest.hexdigest()[:16]
 
 
@@ -277,10 +321,24 @@ def _parallel(
                         suspects.append(ref)
                         broken = True
             if broken:
+                _check_workers()
                 suspects += flying.values()
                 exhausted = False
         yield from _alone(suspects, config)
         suspects = []
+
+
+def _check_workers() -> None:
+    """Tell processes that fall because of an item from processes that cannot even start."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise InputError(
+                "Worker processes cannot start. In a script, call this below "
+                "\"if __name__ == '__main__':\", and run the script from a file.",
+                rule="no-workers",
+            ) from None
 
 
 def _alone(
@@ -300,12 +358,16 @@ def _alone(
                 )
 
 
-def _study_key(ref: VolumeRef, facts: Facts, config: CurateConfig) -> str:
-    if facts.study_id:
-        return safe_id(facts.study_id)
-    if facts.raw_study_id:
+def _study_name(facts: Facts, config: CurateConfig) -> str:
+    if not facts.study_id and facts.raw_study_id:
         return pseudonym("S", facts.raw_study_id, config.pseudonym_key)
-    return safe_id(facts.fallback_id)
+    return facts.study_id or facts.fallback_id
+
+
+def _patient_name(facts: Facts, config: CurateConfig) -> str:
+    if not facts.patient_id and facts.raw_patient_id:
+        return pseudonym("P", facts.raw_patient_id, config.pseudonym_key)
+    return facts.patient_id or _study_name(facts, config)
 
 
 def _one_volume_a_study(
@@ -325,7 +387,7 @@ def _one_volume_a_study(
                 )
             )
             continue
-        by_study.setdefault(_study_key(ref, facts, config), []).append(candidate)
+        by_study.setdefault(_study_name(facts, config), []).append(candidate)
     kept = []
     for group in by_study.values():
         best = min(group, key=lambda c: (-c[1]["shape"][0], c[0].item))
@@ -344,18 +406,17 @@ def _one_volume_a_study(
 
 
 def _study(
-    ref: VolumeRef, inspection: Mapping[str, Any], facts: Facts, config: CurateConfig, source: str
+    ref: VolumeRef,
+    inspection: Mapping[str, Any],
+    facts: Facts,
+    study_id: str,
+    patient_id: str,
+    source: str,
 ) -> Study:
-    study_id = _study_key(ref, facts, config)
-    if facts.patient_id:
-        patient_id = safe_id(facts.patient_id)
-    elif facts.raw_patient_id:
-        patient_id = pseudonym("P", facts.raw_patient_id, config.pseudonym_key)
-    else:
-        patient_id = study_id
     report: Report | None = None
     findings: tuple[Finding, ...] = ()
-    if facts.text.strip():
+    # "-" and its like clean to nothing: a study without a report.
+    with contextlib.suppress(EmptyReport):
         report = parse_report(facts.text)
         findings = extract_findings(report)
     d, h, w = inspection["shape"]

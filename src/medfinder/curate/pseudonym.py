@@ -2,7 +2,11 @@
 
 import hashlib
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 
+MAX_ID = 120
+"""Longest id in characters: with a suffix it is still a file name everywhere."""
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -25,5 +29,27 @@ def pseudonym(kind: str, identity: str, key: str = "") -> str:
 
 
 def safe_id(text: str) -> str:
-    """Return `text` with every run of characters unfit for a file name or a URL made ``_``."""
-    return _SAFE.sub("_", text).strip("._") or "_"
+    """Return `text` with every run of characters unfit for a file name or a URL made ``_``.
+
+    Text that has none that fit, or more than `MAX_ID` of them, is told apart by its hash.
+    """
+    safe = _SAFE.sub("_", text).strip("._")
+    if not safe:
+        return f"id-{_short_hash(text)}"
+    return safe if len(safe) <= MAX_ID else f"{safe[: MAX_ID - 9]}-{_short_hash(text)}"
+
+
+def safe_ids(texts: Iterable[str]) -> dict[str, str]:
+    """Return each text's `safe_id`, with a hash where two different texts would share one."""
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for text in sorted(set(texts)):
+        sharing[safe_id(text)].append(text)
+    return {
+        text: safe if len(members) == 1 or text == safe else f"{safe}-{_short_hash(text)}"
+        for safe, members in sharing.items()
+        for text in members
+    }
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -77,10 +77,10 @@ def read_table(path: Path, *, text: str | None = None) -> Table:
     present = {name.strip().lower(): name for name in rows[0]}
     columns = {}
     for ours, theirs in COLUMNS.items():
-        for name in theirs:
-            if name in present:
-                columns[ours] = present[name]
-                break
+        named = [present[name] for name in theirs if name in present]
+        if named:  # a column that is there but empty gives way to the next
+            filled = (name for name in named if any(row.get(name, "").strip() for row in rows))
+            columns[ours] = next(filled, named[0])
     if text is not None:
         if text not in rows[0]:
             raise UnknownName(unknown("column", text, sorted(rows[0])))
@@ -90,7 +90,7 @@ def read_table(path: Path, *, text: str | None = None) -> Table:
 
 def _decode(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16")
+        return data.decode("utf-16", errors="replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -100,7 +100,7 @@ def _decode(data: bytes) -> str:
 
 def _csv_rows(content: str, separator: str | None) -> list[Mapping[str, str]]:
     csv.field_size_limit(2**24)
-    content = content.replace("\0", "")
+    content = content.replace("\0", "").lstrip("\r\n")
     if separator is None:
         head = content.split("\n", 1)[0]
         separator = max(",;\t|", key=head.count)
@@ -116,8 +116,12 @@ def _json_rows(content: str, suffix: str) -> list[Mapping[str, str]]:
         if suffix == ".json":
             items: Any = json.loads(content)
         else:
-            items = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
+            items = [json.loads(line) for line in content.split("\n") if line.strip()]
+    except RecursionError:
+        raise InputError(
+            "The table nests too deep. A JSON table is a list of objects, one a study."
+        ) from None
+    except ValueError as error:
         raise InputError(
             f"The table is not {suffix[1:].upper()}: {error}. Export it again."
         ) from None
@@ -132,4 +136,5 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, list):  # csv.DictReader: more cells than the header has
         return " ".join(str(v) for v in value)
-    return str(value)
+    # JSON can spell halves of characters, which nothing can store.
+    return str(value).encode("utf-8", "replace").decode()

@@ -7,7 +7,7 @@ import unicodedata
 # UTF-8 read as Latin-1 or Windows-1252 shows these leads before a continuation byte's character.
 _MOJIBAKE = re.compile("[ÂÃâ][\u0080-\u00bf€™œžšŸ‚ƒ„…†‡ˆ‰‹ŒŽ‘’“”•–—˜›¡-¿]")
 _UNSEEN = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufffe\ufffd]"
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufffe\ufffd\ud800-\udfff]"
 )
 _LINE_END = re.compile(r"\r\n?|\u2028|\u2029|<br\s*/?>|</p>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]{0,9}(?:\s[^<>]{0,200})?/?>")

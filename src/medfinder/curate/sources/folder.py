@@ -1,11 +1,12 @@
 """A folder of NIfTI files and DICOM series, with or without a table of reports.
 
 A row of the table belongs to a volume when it names its file (path or name, with or without
-suffix), its folder, its series or its study. A text file beside a volume, of the same stem, is its
-report too.
+suffix), its folder, its series or its study. A path written from another root does as far as the
+two agree; where they do not, the file's name decides only while one volume has it. A text file
+beside a volume, of the same stem, is its report too.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,6 +48,7 @@ class FolderSource:
         self.root = root
         self._rows: dict[str, list[int]] = defaultdict(list)
         self._used: set[int] = set()
+        self._n_named: Counter[str] = Counter()
         self._table: Table | None = None
         if reports is not None:
             self._table = self._index(read_table(reports, text=text))
@@ -59,15 +61,20 @@ class FolderSource:
                 f"study_id or series_id; found: {found}. Rename a column."
             )
         for number, row in enumerate(table.rows):
-            cells = {table.get(row, name) for name in ("file", "study_id", "series_id")} - {""}
-            keys = cells | {PurePosixPath(cell).name for cell in cells}
+            keys = {table.get(row, name) for name in ("study_id", "series_id")}
+            file = _path(table.get(row, "file"))
+            keys |= {str(file), file.name}
+            keys -= {"", "."}
             for key in keys | {stem(key) + "?" for key in keys}:  # "?": any suffix of a volume
                 self._rows[key].append(number)
         return table
 
     def items(self) -> Iterator[VolumeRef | Rejection]:
         """Walk the folder in a fixed order."""
-        return find_volumes(self.root)
+        for item in find_volumes(self.root):
+            if isinstance(item, VolumeRef):
+                self._n_named[stem(PurePosixPath(item.item.split("#")[0]).name)] += 1
+            yield item
 
     def facts(self, ref: VolumeRef, tags: Mapping[str, Any]) -> Facts:
         """Return what table, sidecar and file say of one volume.
@@ -87,13 +94,16 @@ class FolderSource:
         if self._table is None:
             return None
         item = PurePosixPath(ref.item.split("#")[0])
-        keys = [str(item), ref.series_id or "", str(tags.get("study_id") or ""), item.name]
+        keys = [(str(item), item), (ref.series_id or "", None)]
+        keys += [(str(tags.get("study_id") or ""), None), (item.name, item)]
         if ref.kind == "nifti":
-            keys += [stem(str(item)) + "?", stem(item.name) + "?"]
+            keys += [(stem(str(item)) + "?", item), (stem(item.name) + "?", item)]
         for parent in item.parents:
-            keys += [str(parent), parent.name]
-        for key in keys:
+            keys += [(str(parent), parent), (parent.name, parent)]
+        for key, place in keys:
             numbers = self._rows.get(key) if key not in ("", ".") else None
+            if numbers and place is not None:
+                numbers = self._agreeing(numbers, key, place)
             if not numbers:
                 continue
             rows = [self._table.rows[n] for n in numbers]
@@ -105,6 +115,20 @@ class FolderSource:
                 )
             return rows[0]
         return None
+
+    def _agreeing(self, numbers: list[int], key: str, place: PurePosixPath) -> list[int]:
+        """Keep the rows whose path does not speak of another file or folder of this name."""
+        assert self._table is not None
+        agreeing = []
+        for number in numbers:
+            row = self._table.rows[number]
+            file = _path(self._table.get(row, "file"))
+            ids = {self._table.get(row, name) for name in ("study_id", "series_id")}
+            if key in ids or key in {stem(i) + "?" for i in ids if i} or _agree(file, place):
+                agreeing.append(number)
+        if not agreeing and self._n_named[stem(place.name)] == 1:
+            return numbers
+        return agreeing
 
     def leftovers(self) -> Iterator[Rejection]:
         """Yield a rejection for every row of the table that no volume claimed."""
@@ -121,8 +145,22 @@ class FolderSource:
                 )
 
 
+def _path(cell: str) -> PurePosixPath:
+    return PurePosixPath(cell.replace("\\", "/"))
+
+
+def _agree(a: PurePosixPath, b: PurePosixPath) -> bool:
+    """Whether one path ends in the other, suffixes of volumes aside."""
+    ends = [[*path.parts[:-1], stem(path.name)] for path in (a, b)]
+    n = min(len(ends[0]), len(ends[1]))
+    return ends[0][-n:] == ends[1][-n:]
+
+
 def _sidecar(path: Path) -> str:
     text = path.parent / (stem(path.name) + ".txt")
-    if path.is_file() and text.is_file() and text.stat().st_size < 2**20:
-        return text.read_text(encoding="utf-8", errors="replace")
+    try:
+        if path.is_file() and text.is_file() and text.stat().st_size < 2**20:
+            return text.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # one that cannot be read is none: the volume is worth having without it
+        pass
     return ""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal, Protocol
 
 from medfinder.records import Rejection, Split
@@ -102,8 +103,11 @@ def parse_date(text: str | None) -> str | None:
         match = re.fullmatch(pattern, text)
         if match:
             year, month, day = (int(match[i]) for i in order)
-            if 1900 <= year <= 2100 and 1 <= month <= 12 and 1 <= day <= 31:
-                return f"{year:04d}-{month:02d}-{day:02d}"
+            try:
+                found = date(year, month, day)
+            except ValueError:
+                return None
+            return found.isoformat() if 1900 <= year <= 2100 else None
     return None
 
 
