@@ -81,7 +81,10 @@ def read_manifest(folder: Path, stage: str) -> Manifest:
             f"Run 'medfinder {stage}' on it again; it resumes."
         ) from None
     except (ValueError, TypeError) as error:
-        raise Mismatch(f"The manifest of {str(folder)!r} cannot be read: {error}.") from None
+        raise Mismatch(
+            f"The manifest of {str(folder)!r} cannot be read: {error}. Run 'medfinder {stage}' on "
+            "it again."
+        ) from None
     if manifest.stage != stage:
         raise Mismatch(
             f"{str(folder)!r} was written by 'medfinder {manifest.stage}', "

@@ -77,6 +77,11 @@ def begin(folder: Path, streams: Mapping[str, Stream]) -> None:
             f"The {_STREAMS} of {str(folder)!r} cannot be read. Remove the folder, or index into "
             "a new one."
         ) from None
+    if not isinstance(before, dict) or not isinstance(before.get("streams"), dict):
+        raise Mismatch(
+            f"The {_STREAMS} of {str(folder)!r} does not say which encoders it holds. Remove the "
+            "folder, or index into a new one."
+        )
     if before.get("schema") != SCHEMA:
         raise Mismatch(
             f"{str(folder)!r} has index schema {before.get('schema')}, this version writes "
@@ -105,6 +110,16 @@ def streams_of(manifest: Manifest) -> tuple[dict[str, Stream], IndexConfig]:
             f"The {MANIFEST} of this index does not say which encoders it holds ({error}). "
             "Run 'medfinder index' again."
         ) from None
+
+
+def lost(folder: Path, streams: Mapping[str, Stream]) -> list[str]:
+    """Return which parts that a finished index has are missing or damaged, as paths in it."""
+    parts = [] if (folder / "table" / f"{_TABLE}.lance").is_dir() else ["table"]
+    return parts + [
+        f"{_DERIVED}/{name}.json"
+        for name in streams
+        if _read(folder / _DERIVED / f"{name}.json") is None
+    ]
 
 
 def gallery(folder: Path, column: str, dim: int) -> tuple[NDArray[np.float32], Partitions | None]:
@@ -168,7 +183,7 @@ def stamp(folder: Path) -> int:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # damaged is as good as lost: `finish` writes it anew
         return None
     return said
 

@@ -1,6 +1,6 @@
 """A folder tree → the files in it that may hold voxels, in one fixed order.
 
-Names decide what is worth opening; contents decide the rest, elsewhere. Symbolic links are
+An index that lies in the tree is passed over. Names decide what is worth opening; contents decide the rest, elsewhere. Symbolic links are
 followed, each real folder once, so that loops end.
 """
 
@@ -75,6 +75,8 @@ def _walk(
         reason = f"The folder cannot be listed: {error.strerror}. Check its permissions."
         on_skip(Rejection(prefix.rstrip("/") or ".", "unreadable", reason))
         return
+    if {"streams.json", "table"} <= {e.name for e in found}:
+        return  # an index of our own that lies in the archive
     folders: list[os.DirEntry[str]] = []
     for entry in found:
         name = entry.name
