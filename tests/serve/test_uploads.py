@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import os
@@ -176,6 +177,46 @@ def test_a_broken_archive_is_refused():
         unpacked(io.BytesIO(damaged), LIMIT),
     ):
         pass
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("name", [".", "./", "", "/"])
+def test_a_member_without_a_name_is_no_failure_of_the_service(name):
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(info, b"")
+    with contextlib.suppress(Refusal, UnreadableVolume), unpacked(out, LIMIT) as path:
+        assert path.is_file()
+    assert leftovers() == []
+
+
+def declared(version, order, sizes, code):
+    if version == 1:
+        start = struct.pack(f"{order}i 36x 8h 14x 2h", 348, 3, *sizes, 1, 1, 1, 1, code, 0)
+    else:
+        start = struct.pack(f"{order}i 8s 2h 8q", 540, b"n+2", code, 0, 3, *sizes, 1, 1, 1, 1)
+    return gzip.compress(start + bytes(544 - len(start)))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_a_compressed_nifti_that_declares_too_much_is_refused(version, order, is_zipped):
+    def sent(sizes, code):
+        data = declared(version, order, sizes, code)
+        return zipped({"ct.nii.gz": data}) if is_zipped else io.BytesIO(data)
+
+    with unpacked(sent((100, 100, 50), 4), LIMIT) as path:  # int16: the limit itself
+        assert path.is_file()
+    for sizes, code in (((100, 100, 51), 4), ((100, 100, 13), 64)):
+        with (
+            pytest.raises(Refusal, match="expands too far") as error,
+            unpacked(sent(sizes, code), LIMIT),
+        ):
+            pass
+        assert error.value.status_code == 413
     assert leftovers() == []
 
 

@@ -5,14 +5,16 @@ paths. Knows nothing of CT values: `medfinder.volume.read` judges those.
 """
 
 import contextlib
+import math
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from medfinder.errors import UnreadableVolume
 from medfinder.serve.faults import Refusal
@@ -23,6 +25,8 @@ MAX_RATIO = 300
 """Expanded to packed size of a whole archive; CT slices stay below 20, bombs reach 1,000."""
 _FREE_BYTES = 64 * 2**20  # below this, a high ratio harms nobody: phantoms and blank slices
 _BLOCK = 2**20
+_HEAD_BYTES = 2**16  # within which the reader, too, expects a compressed file's header
+_NIFTI_BYTES = 128  # of that header: beyond the sizes and the type of a voxel
 _FORMATS = "Send a NIfTI file (.nii or .nii.gz), a DICOM file, or a zip of one DICOM series."
 
 
@@ -32,7 +36,8 @@ def unpacked(file: BinaryIO, max_expanded_bytes: int) -> Iterator[Path]:
 
     Args:
         file: The upload, seekable, at its beginning.
-        max_expanded_bytes: Bound on what is written to disk.
+        max_expanded_bytes: Bound on what is written to disk, and on what a compressed NIfTI file
+            declares to become in memory.
 
     Yields:
         A NIfTI or DICOM file, or a folder of files from an archive.
@@ -49,11 +54,16 @@ def unpacked(file: BinaryIO, max_expanded_bytes: int) -> Iterator[Path]:
             target.mkdir()
             _extract(file, target, max_expanded_bytes)
             files = sorted(target.iterdir())
-            yield files[0] if len(files) == 1 else target
+            if len(files) > 1:
+                yield target
+                return
+            _check_declared(files[0], max_expanded_bytes)
+            yield files[0]
             return
         path = folder / f"upload{kind}"
         with path.open("wb") as out:
             shutil.copyfileobj(file, out, _BLOCK)
+        _check_declared(path, max_expanded_bytes)
         yield path
 
 
@@ -63,18 +73,14 @@ def sniff(file: BinaryIO) -> str:
     Raises:
         Refusal: 415 for anything else.
     """
-    head = file.read(512)
+    head = file.read(_HEAD_BYTES)
     file.seek(0)
     if not head:
         raise Refusal(422, "InputError", "The uploaded file is empty.", _FORMATS)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "zip"
     if head[:2] == b"\x1f\x8b":
-        try:
-            start = zlib.decompressobj(31).decompress(head, 4)
-        except zlib.error:
-            start = b""
-        if _is_nifti(start):
+        if _is_nifti(_gunzipped(head)):
             return ".nii.gz"
     elif _is_nifti(head):
         return ".nii"
@@ -128,11 +134,11 @@ def _extract(file: BinaryIO, target: Path, max_bytes: int) -> None:
 
 def _checked(archive: zipfile.ZipFile, max_bytes: int) -> list[zipfile.ZipInfo]:
     """Return the members that are files, or refuse the archive before a byte is written."""
-    members = [m for m in archive.infolist() if not m.is_dir()]
+    members = [m for m in archive.infolist() if not m.filename.endswith("/")]
     for member in members:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or is_link:
+        if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]) or is_link:
             raise Refusal(
                 422,
                 "InputError",
@@ -172,10 +178,41 @@ def _too_large(max_bytes: int) -> Refusal:
     return Refusal(
         413,
         "InputError",
-        f"The archive expands too far: expected at most {max_bytes / 2**20:.0f} MiB, and no more "
+        f"The upload expands too far: expected at most {max_bytes / 2**20:.0f} MiB, and no more "
         f"than {MAX_RATIO} times its own size.",
         "Send one series, as the scanner made it.",
     )
+
+
+def _check_declared(path: Path, max_bytes: int) -> None:
+    """Refuse a compressed NIfTI file whose header declares more bytes than may be expanded.
+
+    The reader expands no more than what is declared; what else is odd, it tells itself.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    header = _gunzipped(head) if head[:2] == b"\x1f\x8b" else b""
+    if len(header) < _NIFTI_BYTES or not _is_nifti(header):
+        return
+    from nibabel.nifti1 import data_type_codes
+
+    order = "<" if header[0] else ">"
+    if 0x1C in header[:4]:  # NIfTI-2
+        code, *sizes = struct.unpack_from(f"{order}12x h 2x 8x 3q", header)
+    else:
+        *sizes, code = struct.unpack_from(f"{order}42x 3h 22x h", header)
+    if code in data_type_codes and min(sizes) > 0:
+        voxel: Any = data_type_codes.dtype[code]
+        if math.prod(sizes) * voxel.itemsize > max_bytes:
+            raise _too_large(max_bytes)
+
+
+def _gunzipped(head: bytes) -> bytes:
+    """Return the first bytes of a gzip stream; none where it is broken."""
+    try:
+        return zlib.decompressobj(31).decompress(head, _NIFTI_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _is_nifti(head: bytes) -> bool:
