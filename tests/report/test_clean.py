@@ -15,6 +15,7 @@ from medfinder.report.clean import clean
         ("nÃ³dulo en lÃ³bulo", "nódulo en lóbulo"),
         ("the patientâ€™s chest", "the patient's chest"),
         ("a\x00b\x07c\u200bd", "abcd"),
+        ("half \ud800a character", "half a character"),
         ("“free” ‘fluid’", "\"free\" 'fluid'"),
         ("derrame pleural . nodulo .", "derrame pleural. nodulo."),
         ("one  two\t three", "one two three"),

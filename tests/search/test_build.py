@@ -14,6 +14,7 @@ from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.embed import Embedder
 from medfinder.errors import ConfigError, Incomplete, InputError, Mismatch
+from medfinder.index.store import Index
 from medfinder.search.build import build_index
 from medfinder.search.finder import Finder, open_index
 from medfinder.studies import read_rejections
@@ -227,3 +228,56 @@ def test_a_cache_keeps_preprocessed_volumes(make_studies: MakeStudies, tmp_path:
     embedder = Embedder(GridEncoder(), cache)
     build_index(make_studies(tmp_path, ["s1", "s2"]), tmp_path / "idx", embedder, None)
     assert len([p for p in (tmp_path / "cache").rglob("*") if p.is_file()]) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("table", "has lost table"),
+        ("derived", "has lost derived/"),
+        ("manifest.json", "no manifest"),
+    ],
+)
+def test_an_index_that_lost_a_part_says_so_and_is_mended_by_indexing_again(
+    studies: Path, tmp_path: Path, part: str, named: str
+) -> None:
+    out = tmp_path / "idx"
+
+    def build() -> None:
+        build_index(studies, out, None, Embedder(WordEncoder()))
+
+    build()
+    before = Index.open(out).search_text("effusion", 5)
+    lost = out / part
+    if lost.is_dir():
+        shutil.rmtree(lost)
+    else:
+        lost.unlink()
+    with pytest.raises(Incomplete, match=named):
+        Index.open(out)
+    build()
+    assert Index.open(out).search_text("effusion", 5) == before
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_a_damaged_record_is_told_with_what_to_do_and_mended(
+    studies: Path, tmp_path: Path, content: bytes
+) -> None:
+    out = tmp_path / "idx"
+    build_index(studies, out, None, Embedder(WordEncoder()))
+    (out / "manifest.json").write_bytes(content)
+    (out / "derived" / "report.json").write_bytes(b"{")
+    with pytest.raises(Mismatch, match="Run 'medfinder index' on it again"):
+        Index.open(out)
+    build_index(studies, out, None, Embedder(WordEncoder()))
+    assert Index.open(out).search_text("effusion", 5)
+
+
+@pytest.mark.parametrize("content", ['{"schema": 1}', "[]"])
+def test_a_record_of_encoders_that_says_nothing_is_refused(
+    studies: Path, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "streams.json").write_text(content)
+    with pytest.raises(Mismatch, match="does not say which encoders it holds"):
+        build_index(studies, tmp_path / "idx", None, Embedder(WordEncoder()))

@@ -172,3 +172,7 @@ def test_the_findings_of_a_large_index_rank_only_what_others_brought(
 
 def test_the_limits_of_curation_hold_in_the_index(finder: Finder) -> None:
     assert finder.check.min_slices == 10
+
+
+def test_a_query_of_another_encoding_is_searched_with_marks_in_it(finder: Finder) -> None:
+    assert finder.search("nodule \udce9", k=1)

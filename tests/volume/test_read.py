@@ -273,9 +273,11 @@ def test_a_link_to_nowhere_is_told(tmp_path):
     assert (rejection.item, rejection.rule) == ("a.nii.gz", "unreadable")
 
 
-def test_a_pipe_does_not_block(tmp_path):
+def test_a_pipe_named_as_a_volume_is_told_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.dcm")
-    assert found(tmp_path) == ([], [])
+    (told,) = find_volumes(tmp_path)
+    assert isinstance(told, Rejection)
+    assert "no regular file but a pipe" in told.reason
 
 
 def test_a_folder_that_may_not_be_listed_is_told(tmp_path, monkeypatch):
@@ -349,3 +351,24 @@ def test_every_sound_real_ct_passes_and_only_the_two_bad_ones_are_refused(shared
         "dicom/rtstruct_only/1-1.dcm": "no-pixels",
     }
     assert read == 13 + 51 + 3
+
+
+def test_an_index_that_lies_in_the_archive_is_passed_over(tmp_path):
+    (tmp_path / "idx" / "table").mkdir(parents=True)
+    (tmp_path / "idx" / "streams.json").write_text("{}")
+    (tmp_path / "idx" / "table" / "part.lance").write_bytes(b"\0" * 500)
+    assert list(find_volumes(tmp_path)) == []
+
+
+def test_a_tree_deeper_than_python_recurses_is_walked(tmp_path):
+    deep, folder = [], os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=folder)
+        deep.append(folder)
+        folder = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(deep[-1])
+    os.close(os.open("x.dcm", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    (told,) = find_volumes(tmp_path)
+    assert isinstance(told, Rejection)
+    assert told.item.endswith("d/x.dcm")

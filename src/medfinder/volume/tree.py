@@ -58,12 +58,23 @@ def walk(root: Path, on_skip: Callable[[Rejection], None]) -> Iterator[Entry]:
         on_skip: Told of folders that cannot be listed, of links that lead nowhere and of formats
             that are not read.
     """
-    yield from _walk(str(root), "", on_skip, set())
+    seen: set[tuple[int, int]] = set()
+    waiting = [(str(root), "")]  # a stack of our own: a tree may be deeper than Python recurses
+    while waiting:
+        folder, prefix = waiting.pop()
+        below: list[tuple[str, str]] = []
+        yield from _files(folder, prefix, on_skip, seen, below)
+        waiting += reversed(below)
 
 
-def _walk(
-    folder: str, prefix: str, on_skip: Callable[[Rejection], None], seen: set[tuple[int, int]]
+def _files(
+    folder: str,
+    prefix: str,
+    on_skip: Callable[[Rejection], None],
+    seen: set[tuple[int, int]],
+    below: list[tuple[str, str]],
 ) -> Iterator[Entry]:
+    """Yield the files of one folder and add the folders in it to `below`."""
     try:
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:
@@ -73,18 +84,17 @@ def _walk(
             found = sorted(listing, key=lambda e: e.name)
     except OSError as error:
         reason = f"The folder cannot be listed: {error.strerror}. Check its permissions."
-        on_skip(Rejection(prefix.rstrip("/") or ".", "unreadable", reason))
+        on_skip(Rejection(printable(prefix).rstrip("/") or ".", "unreadable", reason))
         return
     if {"streams.json", "table"} <= {e.name for e in found}:
         return  # an index of our own that lies in the archive
-    folders: list[os.DirEntry[str]] = []
     for entry in found:
         name = entry.name
         if name.startswith(".") or name == "__MACOSX":
             continue
         try:
             if entry.is_dir():
-                folders.append(entry)
+                below.append((entry.path, prefix + entry.name + "/"))
                 continue
             regular = entry.is_file()
         except OSError:
@@ -97,6 +107,9 @@ def _walk(
             if entry.is_symlink():
                 reason = "The link leads to no file. Restore its target, or remove it."
                 on_skip(Rejection(item, "unreadable", reason))
+            elif kind != "unknown":
+                reason = "It is no regular file but a pipe, socket or device. Remove it."
+                on_skip(Rejection(item, "unreadable", reason))
             continue  # pipes and devices would block
         if kind == "unsupported":
             suffix = os.path.splitext(name)[1].lower()
@@ -106,8 +119,6 @@ def _walk(
             yield Entry(Path(entry.path), item, "nifti")
         else:
             yield Entry(Path(entry.path), item, "dicom", kind == "named")
-    for entry in folders:
-        yield from _walk(entry.path, prefix + entry.name + "/", on_skip, seen)
 
 
 def printable(name: str) -> str:
