@@ -59,7 +59,7 @@ def cli_page() -> str:
 def benchmarks_page() -> str:
     """Return the page of measured figures as Markdown, from ``benchmarks/results``."""
     results = Path(__file__).parents[1] / "benchmarks" / "results"
-    names = ("read_preprocess", "astra", "index_search", "findings", "phantom")
+    names = ("read_preprocess", "astra", "index_search", "findings", "phantom", "copies")
     figures = {
         n: json.loads((results / f"{n}.json").read_text(encoding="utf-8"))["figures"] for n in names
     }
@@ -171,6 +171,18 @@ def benchmarks_page() -> str:
         f"{of(million + 'memory_mapped_files_mib', '.0f')} MiB of mapped files. A hybrid query whose",
         "filter keeps half of a million studies is slowest the first time that filter is used; most",
         "of that is listing its rows.",
+        "",
+        "## Copies (`copies.py`)",
+        "",
+        "The NIfTI copies were resampled to 2 mm. Scores are centred cosines.",
+        "",
+        "| query | CTs | rank of its copy | score | next best |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['query']} | {row['gallery']} | {row['rank']} | {row['score']:.3f} "
+            f"| {row['next']:.3f} |"
+            for row in figures["copies"]["rows"]
+        ),
         "",
         "## Findings and phantoms",
         "",

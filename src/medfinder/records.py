@@ -1,6 +1,7 @@
 """The nouns that travel between stages: frozen, plain, without input or output.
 
-Identity never travels here: ``patient_id`` and ``study_id`` are pseudonyms made in ``curate``.
+``patient_id`` and ``study_id`` are made in ``curate``: pseudonyms of a DICOM file's own numbers, or
+what the user's table or file names say, which must not identify anybody.
 """
 
 from collections.abc import Mapping
