@@ -18,6 +18,7 @@ from medfinder.errors import Mismatch
 from medfinder.records import Study
 from medfinder.serve import routes
 from medfinder.serve.app import ServeConfig, create_app
+from medfinder.volume.checks import CheckConfig
 from medfinder.volume.dicom_writer import write_dicom_series
 from medfinder.volume.read import read_volume
 
@@ -185,6 +186,21 @@ def test_a_query_is_never_logged(client, caplog):
     assert "Haversham" not in caplog.text
 
 
+def test_an_unknown_keyword_is_repeated_to_its_sender_and_not_logged(client, caplog):
+    caplog.set_level(logging.DEBUG)
+    response = client.post("/v1/search", json={"keywords": ["nodulle"]})
+    assert "nodulle" in error_of(response, 422)["message"]
+    assert "nodulle" not in caplog.text
+
+
+@pytest.mark.parametrize("column", ["volume_path", "series_id", "report_text", "volume"])
+def test_a_condition_reaches_no_hidden_column(client, column):
+    body = {"where": f"{column} IS NOT NULL"}
+    for path, query in (("/v1/search", {"keywords": ["nodule"], **body}), ("/v1/facets", body)):
+        error = error_of(client.post(path, json=query), 422)
+        assert f"no column '{column}'" in error["message"]
+
+
 def test_a_failure_inside_says_and_logs_nothing_of_the_query(finder, caplog):
     def fail(*args, **kwargs):
         raise ValueError("Haversham at /secret-path")
@@ -277,10 +293,15 @@ def test_a_zip_bomb_is_refused(finder):
         error_of(send(client, zipped({"a.dcm": bytes(2 * 10**6)})), 413)
 
 
+def test_a_compressed_nifti_that_grows_beyond_the_limit_is_refused(finder, nifti):
+    with TestClient(create_app(finder, ServeConfig(max_expanded_bytes=10**5))) as client:
+        error_of(send(client, nifti), 413)
+
+
 def test_a_gzip_bomb_is_refused(client, nifti):
     header = bytearray(gzip.decompress(nifti)[:352])
     header[42:48] = (30000).to_bytes(2, "little") * 3  # 27 thousand million voxels
-    error_of(send(client, gzip.compress(bytes(header) + bytes(10**6))), 422)
+    error_of(send(client, gzip.compress(bytes(header) + bytes(10**6))), 413)
 
 
 def test_a_zip_that_climbs_out_is_refused(client):
@@ -299,7 +320,14 @@ def test_an_upload_without_a_file_is_refused(client):
 
 
 @pytest.mark.parametrize(
-    "options", ["{", '{"k": 0}', '{"filters": {"colour": 1}}', '{"text": "x"}']
+    "options",
+    [
+        "{",
+        '{"k": 0}',
+        '{"filters": {"colour": 1}}',
+        '{"text": "x"}',
+        '{"exclude_same_patient": true}',
+    ],
 )
 def test_bad_options_of_an_upload_are_refused(client, nifti, options):
     files = {"file": ("a.nii.gz", nifti)}
@@ -497,10 +525,32 @@ def test_a_volume_whose_file_is_broken_is_gone(own_finder, studies, tmp_path):
 
 
 def test_another_volume_in_the_files_place_is_not_shown(own_finder, studies):
-    own_finder.index.add([replace(studies[0], shape=(24, 48, 65))])
+    own_finder.index.add([replace(studies[0], volume_path=studies[1].volume_path)])
     with TestClient(create_app(own_finder)) as client:
-        error = error_of(client.get("/v1/studies/study-0/slices/axial/1.png"), 410)
-    assert "not the one that was indexed" in error["message"]
+        for path in ("slices/axial/1.png", "slices/axial/key.png", "key-slice"):
+            error = error_of(client.get(f"/v1/studies/study-0/{path}"), 410)
+            assert "not the one that was indexed" in error["message"]
+
+
+def test_an_upload_has_no_more_voxels_than_may_be_expanded(finder, nifti, monkeypatch):
+    limits = []
+    real = routes.read_volume
+
+    def noted(path, *, config):
+        limits.append(config.max_voxels)
+        return real(path, config=config)
+
+    monkeypatch.setattr(routes, "read_volume", noted)
+    with TestClient(create_app(finder, ServeConfig(max_expanded_bytes=10**6))) as client:
+        ids(send(client, nifti))
+    assert limits == [500_000]
+
+
+def test_volumes_are_read_with_the_limits_of_their_dataset(finder, nifti):
+    finder.check = CheckConfig(min_slices=25)  # the volumes have 24
+    with TestClient(create_app(finder)) as client:
+        error_of(client.get("/v1/studies/study-0/key-slice"), 410)
+        assert "at least 25" in error_of(send(client, nifti), 422)["message"]
 
 
 # ---- what there is --------------------------------------------------------------------------

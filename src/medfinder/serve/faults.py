@@ -1,7 +1,8 @@
 """One table: error → HTTP status and hint. Every answer that is not a result is made here.
 
-The body is ``{"error": {"type", "message", "hint"}, "request_id"}``. It never holds a path, nor
-what the user asked.
+The body is ``{"error": {"type", "message", "hint"}, "request_id"}``. It never holds a path, nor a
+sentence or a report that was sent. A short name that is unknown (a keyword, a column of a filter, a
+window) is repeated to whoever sent it, so that it can be corrected; no log has it.
 """
 
 from typing import Any

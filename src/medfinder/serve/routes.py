@@ -12,6 +12,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -138,8 +139,11 @@ class Service:
         """
 
         def read_and_search() -> list[Hit]:
+            check = self.finder.check
+            most = min(check.max_voxels, self.max_expanded_bytes // 2)  # int16
+            limits = replace(check, max_voxels=most)
             with unpacked(file, self.max_expanded_bytes) as path:
-                volume = read_volume(path)
+                volume = read_volume(path, config=limits)
                 return self.finder.search(volume=volume, **query)
 
         return await self._run(self._volumes, read_and_search)
@@ -200,9 +204,10 @@ class Service:
         """Return a study's voxels, loading them once however many ask.
 
         Raises:
-            Refusal: 410 when the file is gone or no longer a readable CT.
+            Refusal: 410 when the file is gone, no longer a readable CT, or another one than was
+                indexed.
         """
-        future = self.pixels.get(_pixels_key(study), partial(_load, study))
+        future = self.pixels.get(_pixels_key(study), partial(_load, study, self.finder))
         # Shielded: one viewer that leaves must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(future))
 
@@ -211,8 +216,6 @@ class Service:
         png = self.pngs.get(tag)
         if png is None:
             pixels = await self.load(study)
-            if pixels.hu.shape != study.shape:
-                raise _gone("The volume is not the one that was indexed.")
             png = await self._run(self._slices, partial(render_slice, pixels, plane, index, window))
             self.pngs.put(tag, png)
         return png
@@ -481,15 +484,21 @@ async def _facets(service: Service, where: str | None) -> FacetsResponse:
     return await service.rows(count)
 
 
-def _load(study: Study) -> Pixels:
+def _load(study: Study, finder: Finder) -> Pixels:
     path = Path(study.volume_path)
     if not path.exists():
         raise _gone("The file of this study's volume is gone.")
+    is_series = path.is_dir() or path.suffix.lower() == ".dcm"
+    series_id = study.series_id if is_series else None
+    check = finder.check
     try:
-        is_series = path.is_dir() or path.suffix.lower() == ".dcm"
-        return to_pixels(read_volume(path, series_id=study.series_id if is_series else None))
+        volume = read_volume(path, series_id=series_id, config=check)
+        pixels = to_pixels(volume)
     except (MedFinderError, OSError):
         raise _gone("The file of this study's volume can no longer be read.") from None
+    if volume.content_hash != study.volume_hash:
+        raise _gone("The volume is not the one that was indexed.")
+    return pixels
 
 
 def _gone(message: str) -> Refusal:

@@ -49,9 +49,6 @@ class Narrowing(Strict):
         examples=["n_slices > 100"],
     )
     k: int = Field(default=10, ge=1, le=100, description="How many hits.")
-    exclude_same_patient: bool = Field(
-        default=True, description="Leave out studies of the patient that `study_id` belongs to."
-    )
 
 
 class SearchRequest(Narrowing):
@@ -75,6 +72,9 @@ class SearchRequest(Narrowing):
     )
     report: str | None = Field(default=None, max_length=50_000, description="A whole report.")
     study_id: str | None = Field(default=None, max_length=200, description="More like this study.")
+    exclude_same_patient: bool = Field(
+        default=True, description="Leave out studies of the patient that `study_id` belongs to."
+    )
 
 
 class FacetsRequest(Strict):
