@@ -327,3 +327,12 @@ def test_an_out_that_is_a_file_and_an_empty_folder_are_told(tmp_path: Path) -> N
         run(tmp_path / "raw", tmp_path / "file")
     with pytest.raises(InputError, match="no NIfTI file and no DICOM series was found"):
         run(tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_table_without_a_header_does_not_spill_its_cells(
+    archive: Archive, tmp_path: Path
+) -> None:
+    cells = "one,two,A long report of many words that is nobody's business\nx,y,z\n"
+    with pytest.raises(InputError, match="no column that names a volume") as error:
+        run(archive(x=1), tmp_path / "out", cells)
+    assert "business" not in str(error.value)

@@ -55,7 +55,8 @@ class FolderSource:
 
     def _index(self, table: Table) -> Table:
         if not {"file", "study_id", "series_id"} & table.columns.keys():
-            found = ", ".join(table.rows[0])
+            # Of a table without a header these are cells, which may be a whole report.
+            found = ", ".join(name[:20] for name in list(table.rows[0])[:12])
             raise InputError(
                 "The table of reports has no column that names a volume. Expected one called file, "
                 f"study_id or series_id; found: {found}. Rename a column."
