@@ -78,7 +78,8 @@ def main() -> None:
     parser.add_argument("--encoder", default="astra")
     options = parser.parse_args()
     if not DATA.is_dir():
-        sys.exit("No ../shared/data beside the checkout: there are no copies to look for.")
+        print("No ../shared/data beside the checkout: there are no copies to look for.")
+        return
     embedder = Embedder(Remembering(load_encoder(options.encoder)))  # type: ignore[arg-type]
     niftis = {p.name.removesuffix(".nii.gz"): p for p in DATA.glob("ct_nifti*/*.nii.gz")}
     dicoms = {name: DATA / "dicom" / name for name in PAIRS}

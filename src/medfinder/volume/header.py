@@ -56,7 +56,6 @@ _WANTED: dict[int, tuple[str, str]] = {
     0x0020000E: ("series_id", "s"),
     0x00200032: ("position", "f"),
     0x00200037: ("orientation", "f"),
-    0x00200100: ("time_point", "s"),
     0x00280002: ("samples", "u"),
     0x00280004: ("photometric", "s"),
     0x00280008: ("n_frames", "s"),
@@ -111,7 +110,6 @@ class Header:
     series_id: str = ""
     position: tuple[float, ...] = ()
     orientation: tuple[float, ...] = ()
-    time_point: str = ""
     samples: int = 1
     photometric: str = ""
     n_frames: int = 1

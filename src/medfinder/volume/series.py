@@ -220,8 +220,6 @@ def _one_frame(header: Header, index: int, group: Any, shared: Any) -> Header:
         changes["slope"] = float(rescale.get("RescaleSlope", 1.0))
         changes["intercept"] = float(rescale.get("RescaleIntercept", 0.0))
         changes["rescale_type"] = str(rescale.get("RescaleType", ""))
-    if (content := part("FrameContentSequence")) is not None:
-        changes["time_point"] = str(content.get("TemporalPositionIndex", ""))
     return replace(header, **changes)
 
 
