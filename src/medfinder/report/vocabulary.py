@@ -224,7 +224,7 @@ class Vocabulary:
         hint = f" Did you mean {self._by_folded[near[0]]!r}?" if near else ""
         return UnknownName(
             f"Unknown finding {name[:60]!r}.{hint} The vocabulary has {len(self._concepts)} names; "
-            "vocabulary().names() lists them."
+            "'medfinder list findings' prints them."
         )
 
 
