@@ -21,6 +21,10 @@ def test_a_keyword_finds_the_reports_that_affirm_it_and_its_kinds(finder: Finder
     assert set(ids(finder.search(keyword="pleural effusion"))) == {"s1", "s2", "s5", "s8"}
 
 
+def test_whatever_affirms_all_keywords_scores_one(finder: Finder) -> None:
+    assert {hit.score for hit in finder.search(keyword="pleural effusion")} == {1.0}
+
+
 def test_a_keyword_may_be_plural_or_spanish(finder: Finder) -> None:
     assert set(ids(finder.search(keyword="nodules"))) == {"s3", "s4"}
     assert set(ids(finder.search(keyword="derrame pleural"))) == {"s1", "s2", "s5", "s8"}

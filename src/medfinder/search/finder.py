@@ -253,7 +253,8 @@ class Finder:
             rankings["findings"] = self._rank_findings(query.wanted, others, depth, where)
         if not rankings:  # keywords alone
             names = _with_kinds(query.keywords)
-            rankings["findings"] = self.index.search_findings(names, k=depth, where=where)
+            affirming = self.index.search_findings(names, k=depth, where=where)
+            rankings["findings"] = [(i, 1.0) for i, _ in affirming]  # `where` asks for every one
         if len(rankings) == 1:
             ((_, fused),) = rankings.items()
         else:
