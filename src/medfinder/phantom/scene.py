@@ -109,7 +109,12 @@ class Scene:
         clip: Array | None = None,
     ) -> None:
         """Draw an axis-aligned ellipsoid; `clip` (D, H, W) limits its cover."""
-        found = self.ellipsoid(centre, radii)
+        self._draw(self.ellipsoid(centre, radii), value, label, clip)
+
+    def _draw(
+        self, found: tuple[Box, Array] | None, value: float, label: int, clip: Array | None
+    ) -> None:
+        """Blend what a signed distance in a box covers; nothing where the box is outside."""
         if found is None:
             return
         box, distance = found
@@ -157,14 +162,7 @@ class Scene:
         clip: Array | None = None,
     ) -> None:
         """Draw a polyline of varying radius."""
-        found = self.tube(path, radii)
-        if found is None:
-            return
-        box, distance = found
-        cover = self.cover(distance)
-        if clip is not None:
-            cover = cover * clip[box]
-        self.blend(box, cover, value, label)
+        self._draw(self.tube(path, radii), value, label, clip)
 
     def twigs(
         self,

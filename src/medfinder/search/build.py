@@ -6,7 +6,7 @@ changed: what is already in the index is compared by content, never by time.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from medfinder.config import from_dict, to_dict
 from medfinder.curate.pseudonym import safe_id
 from medfinder.embed import Embedded, Embedder, Embeddings
 from medfinder.errors import ConfigError, InputError
-from medfinder.index.store import Index, IndexConfig, Stream
-from medfinder.index.where import literal
+from medfinder.index.store import Index, IndexConfig, Stored, Stream
 from medfinder.records import Rejection, Study
 from medfinder.studies import digest, read_studies, write_rejections
 from medfinder.volume.cache import PreprocessCache
@@ -110,8 +109,13 @@ def build_index(
         config,
     )
     regions = out / "regions" if keep_regions and "volume" in embedders else None
-    todo = [_plan(study, index, regions) for study in _changed(studies, index, regions)]
-    gone = sorted(set(index.digests()) - {study.study_id for study in studies})
+    stored = index.study_hashes()
+    changed = _changed(studies, stored, index, regions)
+    todo = [
+        _plan(study, index, regions) if study.study_id in stored else _Plan(study, {})
+        for study in changed
+    ]
+    gone = sorted(stored.keys() - {study.study_id for study in studies})
     if not todo and not gone and index.is_finished and not (out / UNFINISHED).exists():
         return Built(out, index.count(), 0, 0, 0, round(time.monotonic() - start, 3))
     # An index that is being searched stays open to it: its manifest stands until the new one.
@@ -157,9 +161,10 @@ class _Plan:
     kept: Vectors
 
 
-def _changed(studies: Sequence[Study], index: Index, regions: Path | None) -> list[Study]:
+def _changed(
+    studies: Sequence[Study], stored: Mapping[str, Stored], index: Index, regions: Path | None
+) -> list[Study]:
     """Return the studies that the index lacks, holds in another form, or holds in part."""
-    stored = index.study_hashes()
     changed = []
     for study in studies:
         streams = {s for s in index.streams if s == "volume" or study.report is not None}
@@ -175,20 +180,19 @@ def _changed(studies: Sequence[Study], index: Index, regions: Path | None) -> li
 def _plan(study: Study, index: Index, regions: Path | None) -> _Plan:
     """Keep the vectors whose input is the same: a study that moved is not embedded again."""
     kept: Vectors = {}
-    if index.count(f"study_id = {literal(study.study_id)}"):
-        (old,) = index.studies([study.study_id])
-        same = {
-            "volume": old.volume_hash == study.volume_hash
-            and (regions is None or _region_file(regions, study.study_id).exists()),
-            "report": old.report is not None
-            and study.report is not None
-            and old.report.text == study.report.text,
-        }
-        for stream in index.streams:
-            if same[stream]:
-                (vector,) = index.vectors(stream, [study.study_id])
-                if vector is not None:
-                    kept[stream] = vector
+    (old,) = index.studies([study.study_id])
+    same = {
+        "volume": old.volume_hash == study.volume_hash
+        and (regions is None or _region_file(regions, study.study_id).exists()),
+        "report": old.report is not None
+        and study.report is not None
+        and old.report.text == study.report.text,
+    }
+    for stream in index.streams:
+        if same[stream]:
+            (vector,) = index.vectors(stream, [study.study_id])
+            if vector is not None:
+                kept[stream] = vector
     return _Plan(study, kept)
 
 
