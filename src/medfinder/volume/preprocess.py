@@ -39,8 +39,11 @@ class PreprocessConfig:
             "trilinear" blends the nearest eight and so aliases when it shrinks.
         grid: Of "trilinear": which points of the two grids coincide (`resample.linear`).
         scaling: "window" maps each of `windows_hu` to `output_range`, one channel each;
-            "minmax" maps the whole volume's minimum and maximum (before the crop), one channel.
+            "minmax" maps the whole volume's minimum and maximum (before the crop), one channel;
+            "curve" maps HU through the broken line `curve_hu`, one channel: lung, fat and soft
+            tissue, vessels and bone each keep their contrast in eight bits.
         windows_hu: (low, high) of each channel.
+        curve_hu: (HU, share of `output_range` from 0 to 1) points of "curve", both rising.
         output_range: What low and high become; values beyond are clipped.
         pad_hu: Value of voxels outside the volume, windowed like any other.
         dtype: Of the result; "uint8" is for caching: `output_range` must be (0, 255), rounded.
@@ -51,8 +54,9 @@ class PreprocessConfig:
     size: tuple[int, int, int] | None = None
     interpolation: Interpolation = "area"
     grid: Grid = "edges"
-    scaling: Literal["window", "minmax"] = "window"
+    scaling: Literal["window", "minmax", "curve"] = "window"
     windows_hu: tuple[tuple[float, float], ...] = ((-1000.0, 1000.0),)
+    curve_hu: tuple[tuple[float, float], ...] = ()
     output_range: tuple[float, float] = (0.0, 1.0)
     pad_hu: float = -1000.0
     dtype: Literal["float32", "float16", "uint8"] = "float32"
@@ -68,12 +72,17 @@ class PreprocessConfig:
             good = len(self.size) == 3 and all(isinstance(n, int) and n > 0 for n in self.size)
             _require(good, "size", self.size, "three whole numbers above 0")
         choices = (("interpolation", ("area", "trilinear")), ("grid", ("edges", "centres")),
-                   ("scaling", ("window", "minmax")), ("dtype", ("float32", "float16", "uint8")))  # fmt: skip
+                   ("scaling", ("window", "minmax", "curve")), ("dtype", ("float32", "float16", "uint8")))  # fmt: skip
         for name, known in choices:
             value = getattr(self, name)
             _require(value in known, name, value, "one of " + ", ".join(known))
         good = len(self.windows_hu) > 0 and all(_rising(w) for w in self.windows_hu)
         _require(good, "windows_hu", self.windows_hu, "at least one (low, high) with low < high")
+        rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(self.curve_hu))
+        ends = [y for _, y in self.curve_hu[:1] + self.curve_hu[-1:]] == [0, 1]
+        good = (rising and ends) if self.scaling == "curve" else not self.curve_hu
+        expected = "rising (HU, share) points from share 0 to 1, for scaling 'curve' alone"
+        _require(good, "curve_hu", self.curve_hu, expected)
         _require(_rising(self.output_range), "output_range", self.output_range, "low < high")
         if self.dtype == "uint8":
             good = tuple(self.output_range) == (0.0, 255.0)
@@ -85,6 +94,7 @@ class PreprocessConfig:
         """Turn -1000 into -1000.0 and lists into tuples: equal configs have one hash."""
         alike: dict[str, Any] = {
             "windows_hu": tuple((float(a), float(b)) for a, b in self.windows_hu),
+            "curve_hu": tuple((float(a), float(b)) for a, b in self.curve_hu),
             "output_range": (float(self.output_range[0]), float(self.output_range[1])),
             "pad_hu": float(self.pad_hu),
         }
@@ -158,26 +168,33 @@ def preprocess(
         )
     gains, offsets = _lines(volume, config, span)
     low, high = config.output_range
+    curve = _curve(config) if config.scaling == "curve" else None
+    clip = (curve[0][0], curve[0][-1]) if curve else (low, high)
     out = np.empty((config.n_channels, *shape), config.dtype)
     if any(s.stop - s.start < n for s, n in zip(where, shape, strict=True)):
-        windows = config.windows_hu if config.scaling == "window" else (span,)
-        for channel, (window_low, window_high) in zip(out, windows, strict=True):
-            width = window_high - window_low  # zero in a constant volume: all of it is low
-            part = (config.pad_hu - window_low) / width if width > 0 else 0.0
-            channel[...] = _typed(np.clip(low + part * (high - low), low, high), config.dtype)
+        if curve:
+            out[...] = _typed(np.interp(config.pad_hu, *curve), config.dtype)
+        else:
+            windows = config.windows_hu if config.scaling == "window" else (span,)
+            for channel, (window_low, window_high) in zip(out, windows, strict=True):
+                width = window_high - window_low  # zero in a constant volume: all of it is low
+                part = (config.pad_hu - window_low) / width if width > 0 else 0.0
+                channel[...] = _typed(np.clip(low + part * (high - low), low, high), config.dtype)
     target = out[:, where[0], where[1], where[2]]
 
     weights_c = np.ascontiguousarray(taps[2].weights.T)
 
     def fill(start: int, stop: int) -> None:
         piece = target[:, start:stop]
-        direct = config.dtype == "float32"
+        direct = config.dtype == "float32" and not curve
         made = piece if direct else np.empty(piece.shape, np.float32)
         a = taps[0].part(start, stop)
         resample_slab(
             values, a.starts, a.weights, taps[1].starts, taps[1].weights,
-            taps[2].starts, weights_c, gains, offsets, low, high, made,
+            taps[2].starts, weights_c, gains, offsets, *clip, made,
         )  # fmt: skip
+        if curve:
+            made = np.interp(made, *curve).astype(np.float32)
         if not direct:
             piece[...] = _typed(made, config.dtype)
 
@@ -272,7 +289,9 @@ def _taps(n: int, spacing_mm: float, axis: int, config: PreprocessConfig) -> Tap
 def _lines(
     volume: Volume, config: PreprocessConfig, span: tuple[float, float]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return gain and offset of each channel, from stored values to `output_range`."""
+    """Return gain and offset of each channel, from stored values to `output_range`; HU for a curve."""
+    if config.scaling == "curve":
+        return np.asarray([volume.slope], np.float32), np.asarray([volume.intercept], np.float32)
     low, high = config.output_range
     windows: Sequence[tuple[float, float]] = (
         config.windows_hu if config.scaling == "window" else (span,)
@@ -285,6 +304,14 @@ def _lines(
         np.asarray([gain * volume.slope for gain in gains], np.float32),
         np.asarray(offsets, np.float32),
     )
+
+
+def _curve(config: PreprocessConfig) -> tuple[list[float], list[float]]:
+    """Return the points' HU and what each becomes."""
+    low, high = config.output_range
+    return [hu for hu, _ in config.curve_hu], [
+        low + share * (high - low) for _, share in config.curve_hu
+    ]
 
 
 def _typed(values: Any, dtype: str) -> npt.NDArray[Any]:
