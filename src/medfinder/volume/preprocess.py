@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from medfinder.errors import ConfigError, GeometryError
+from medfinder.volume.lungs import lung_box
 from medfinder.volume.resample import Grid, Interpolation, Taps, area, identity, linear
 from medfinder.volume.volume import Volume
 
 MAX_OUTPUT_VALUES = 2**29
+LUNG_MARGINS_MM = (15.0, 20.0, None)
+"""Of a frame by the lungs: above the apices, in front, and None for centred from left to right."""
 NATIVE = ("int16", "uint16", "float32")  # what the kernels are compiled for; others are converted
 
 
@@ -34,6 +37,11 @@ class PreprocessConfig:
             "minimum" crops to voxels above the volume's own minimum; None keeps all. A volume
             without such a voxel is kept whole.
         spacing_mm: Resample to this voxel spacing; `size` then pads or crops about the centre.
+        frame: Where the frame of `size` voxels of `spacing_mm` lies: "centre" of the (cropped)
+            volume, or by the "lungs": centred on them from left to right, ending `LUNG_MARGINS_MM`
+            above their apices and in front of them (edges that fluid and consolidation leave
+            alone), so that scans of different coverage show the same place. A volume without
+            lungs is framed at its centre.
         size: Voxels of the result. Without `spacing_mm` the (cropped) volume is stretched to it.
         interpolation: "area" averages what an output covers (`medfinder.volume.resample.area`),
             "trilinear" blends the nearest eight and so aliases when it shrinks.
@@ -52,6 +60,7 @@ class PreprocessConfig:
     foreground_above_hu: float | Literal["minimum"] | None = None
     spacing_mm: tuple[float, float, float] | None = None
     size: tuple[int, int, int] | None = None
+    frame: Literal["centre", "lungs"] = "centre"
     interpolation: Interpolation = "area"
     grid: Grid = "edges"
     scaling: Literal["window", "minmax", "curve"] = "window"
@@ -71,11 +80,15 @@ class PreprocessConfig:
         if self.size is not None:
             good = len(self.size) == 3 and all(isinstance(n, int) and n > 0 for n in self.size)
             _require(good, "size", self.size, "three whole numbers above 0")
-        choices = (("interpolation", ("area", "trilinear")), ("grid", ("edges", "centres")),
+        choices = (("frame", ("centre", "lungs")), ("interpolation", ("area", "trilinear")), ("grid", ("edges", "centres")),
                    ("scaling", ("window", "minmax", "curve")), ("dtype", ("float32", "float16", "uint8")))  # fmt: skip
         for name, known in choices:
             value = getattr(self, name)
             _require(value in known, name, value, "one of " + ", ".join(known))
+        complete = self.spacing_mm is not None and self.size is not None
+        good = self.frame == "centre" or (complete and self.foreground_above_hu is None)
+        expected = "'centre', or 'lungs' with spacing_mm and size and without foreground_above_hu"
+        _require(good, "frame", self.frame, expected)
         good = len(self.windows_hu) > 0 and all(_rising(w) for w in self.windows_hu)
         _require(good, "windows_hu", self.windows_hu, "at least one (low, high) with low < high")
         rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(self.curve_hu))
@@ -141,18 +154,28 @@ def preprocess(
     values, order, mirrored = _memory_order(volume.stored)
     span = _span_hu(volume, values, n_threads) if _needs_span(config) else (0.0, 0.0)
     box = _foreground(values, volume, config, span)
+    frame = _lung_frame(volume, config) if config.frame == "lungs" else None
 
     taps: list[Taps] = []
     shape: list[int] = []
     where: list[slice] = []
     for memory_axis, axis in enumerate(order):
         first, last = box[memory_axis]
+        if frame:
+            wanted, n = frame[axis], values.shape[memory_axis]
+            inside = max(0, min(wanted[0], n - 1)), min(n, max(wanted[1], 1))
+            first, last = (n - inside[1], n - inside[0]) if mirrored[memory_axis] else inside
         one = _taps(last - first, volume.spacing_mm[axis], axis, config)
         size = config.size[axis] if config.size else len(one)
         if len(one) > size:  # centre crop
             start = len(one) // 2 - size // 2
             one = one.part(start, start + size)
         before = (size - len(one)) // 2  # centre pad
+        if frame and config.spacing_mm:
+            before = round(
+                max(0, -frame[axis][0]) * volume.spacing_mm[axis] / config.spacing_mm[axis]
+            )
+            before = min(before, size - len(one))
         where.append(slice(before, before + len(one)))
         shape.append(size)
         if mirrored[memory_axis]:  # outputs keep their order, inputs run the other way
@@ -254,6 +277,21 @@ def _foreground(
     limit = (hu - volume.intercept) / volume.slope
     a0, a1, b0, b1, c0, c1 = foreground_bounds(values, limit, volume.slope > 0)
     return [(a0, a1), (b0, b1), (c0, c1)] if a1 > a0 else whole
+
+
+def _lung_frame(volume: Volume, config: PreprocessConfig) -> list[tuple[int, int]] | None:
+    """Return the frame's [start, stop) along (D, H, W) in voxels, possibly beyond the volume."""
+    box = lung_box(volume)
+    if box is None or config.size is None or config.spacing_mm is None:
+        return None
+    frame = []
+    for axis, (start, stop) in enumerate(box):
+        mm = volume.spacing_mm[axis]
+        length = config.size[axis] * config.spacing_mm[axis] / mm
+        margin = LUNG_MARGINS_MM[axis]
+        end = (start + stop + length) / 2 if margin is None else stop + margin / mm
+        frame.append((round(end - length), round(end)))
+    return frame
 
 
 def _taps(n: int, spacing_mm: float, axis: int, config: PreprocessConfig) -> Taps:
