@@ -1,0 +1,166 @@
+"""The dual stream: volumes and texts into one space.
+
+Nothing here reads a file, draws a random number or knows a loss. A volume's vector is read off its
+regions by a head that may keep where each region lies; with a fusion, regions first ask those of
+another view (in training) or of the same one (in use).
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfinder.errors import ConfigError
+from medfinder.model.fusion import Reranker, ViewFusion
+from medfinder.model.text_encoder import TextEncoderConfig, TextFeatures, Tokens, text_networks
+from medfinder.model.volume_encoder import VolumeEncoderConfig, volume_networks
+from medfinder.volume.preprocess import PreprocessConfig
+
+CURVE_HU = ((-1024.0, 0.0), (-960.0, 0.06), (-700.0, 0.36), (-200.0, 0.48), (-20.0, 0.55),
+            (120.0, 0.75), (300.0, 0.87), (1200.0, 1.0))  # fmt: skip
+"""Lung, fat, soft tissue, contrast and bone, each with room in 256 levels."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture; travels with a checkpoint.
+
+    Attributes:
+        volume: The volume stream's network.
+        text: The text stream's network.
+        preprocess: Of volumes, as the volume network takes them.
+        dim: Of the joint space.
+        pooling: Regions to one vector: "mean", or "layout", which keeps where each lies.
+        layout_width: Features a region keeps in "layout".
+        fusion: Cross-attention between two views' regions before pooling.
+        reranker: A cross-attention between text tokens and regions for the top of a list.
+        normalised: L2-normalise in training; the released code does not.
+        temperature: At the start.
+        learned_temperature: Else it stays.
+    """
+
+    volume: VolumeEncoderConfig = field(default_factory=VolumeEncoderConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    preprocess: PreprocessConfig = field(
+        default_factory=lambda: PreprocessConfig(
+            frame="lungs",
+            spacing_mm=(5.0, 3.75, 4.0),
+            size=(64, 64, 80),
+            scaling="curve",
+            curve_hu=CURVE_HU,
+            output_range=(0.0, 255.0),
+            dtype="uint8",
+        )
+    )
+    dim: int = 256
+    pooling: Literal["mean", "layout"] = "layout"
+    layout_width: int = 24
+    fusion: bool = False
+    reranker: bool = False
+    normalised: bool = True
+    temperature: float = 0.07
+    learned_temperature: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.layout_width < 1 or not self.temperature > 0:
+            raise ConfigError(
+                "Settings model.dim and layout_width must be at least 1 and temperature above 0."
+            )
+
+
+class VolumeOutput(NamedTuple):
+    """What the volume stream returns.
+
+    Attributes:
+        embedding: (B, dim), of length 1 where the model is normalised.
+        regions: (B, N, width), before fusion.
+    """
+
+    embedding: Tensor
+    regions: Tensor
+
+
+class TextOutput(NamedTuple):
+    """What the text stream returns.
+
+    Attributes:
+        embedding: (B, dim), of length 1 where the model is normalised.
+        features: Token features, for re-ranking.
+    """
+
+    embedding: Tensor
+    features: TextFeatures
+
+
+class DualStream(nn.Module):
+    """MedFinder's model.
+
+    Args:
+        config: The architecture.
+        folder: Of a checkpoint, where the text network's tokeniser lies; None for a new model.
+
+    Attributes:
+        scale: 1 / temperature of the reports' similarity; a scalar.
+        statement_scale, statement_bias: Of single sentences.
+    """
+
+    def __init__(self, config: ModelConfig, folder: Path | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.volume = volume_networks.get(config.volume.name)(config.volume, config.preprocess)
+        self.text = text_networks.get(config.text.name)(config.text, folder)
+        width = self.volume.width
+        if config.pooling == "layout":
+            self.narrow = nn.Linear(width, config.layout_width)
+            width = config.layout_width * math.prod(self.volume.n_regions)
+        self.volume_head = nn.Linear(width, config.dim)
+        self.text_head = nn.Linear(self.text.width, config.dim)
+        self.fusion = ViewFusion(self.volume.width) if config.fusion else None
+        self.reranker = Reranker(self.volume.width, self.text.width) if config.reranker else None
+        log_scale = torch.tensor(math.log(1 / config.temperature))
+        self.log_scale = nn.Parameter(log_scale, requires_grad=config.learned_temperature)
+        self.log_statement_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.statement_bias = nn.Parameter(torch.tensor(-2.0))
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, at most 100."""
+        return self.log_scale.exp().clamp(max=100.0)
+
+    @property
+    def statement_scale(self) -> Tensor:
+        """Of `medfinder.model.losses.statements`, at most 100."""
+        return self.log_statement_scale.exp().clamp(max=100.0)
+
+    def embed_volumes(self, volumes: Tensor, views: Tensor | None = None) -> VolumeOutput:
+        """Embed volumes.
+
+        Args:
+            volumes: (B, C, D, H, W) in 0..1.
+            views: Another view of each, which the fusion asks; None for the same.
+        """
+        regions = self.volume(volumes)
+        others = regions if views is None else self.volume(views)
+        return VolumeOutput(self.pool(regions, others), regions)
+
+    def pool(self, regions: Tensor, others: Tensor | None = None) -> Tensor:
+        """Turn regions into embeddings, (B, N, width) -> (B, dim); see `embed_volumes`."""
+        if self.fusion is not None:
+            regions = self.fusion(regions, regions if others is None else others)
+        if self.config.pooling == "mean":
+            pooled = regions.mean(1)
+        else:
+            pooled = F.gelu(self.narrow(regions)).flatten(1)
+        return self._normalised(self.volume_head(pooled))
+
+    def embed_texts(self, tokens: Tokens) -> TextOutput:
+        """Embed what ``self.text.tokenize`` made."""
+        features = self.text(tokens)
+        return TextOutput(self._normalised(self.text_head(features.pooled)), features)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1) if self.config.normalised else x

@@ -1,0 +1,145 @@
+"""The small text network: a report is a set of sentences, and its vector the weighted sum of theirs.
+
+A transformer reads each sentence by itself; a learned gate weighs it, so that "unremarkable study"
+and boiler plate can count little. Because a sum is linear, one finding's sentence, a keyword and a
+whole report lie in one space by construction. A batch's repeated sentences are encoded once.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfinder.errors import ConfigError
+from medfinder.model.text_encoder import (
+    TextEncoder,
+    TextEncoderConfig,
+    TextFeatures,
+    Tokens,
+    text_networks,
+)
+from medfinder.report.sentences import sentences
+
+VOCABULARY_SIZE = 4096
+SENTENCE_TOKENS = 40
+TOKENIZER_FILE = "tokenizer.json"
+_CENTIMETRES = re.compile(r"\b(\d+(?:[.,]\d+)?) ?cm\b", re.IGNORECASE)
+
+
+class SentenceNetwork(TextEncoder):
+    """Reports -> sentence features and their weighted sum.
+
+    Args:
+        width: Of a sentence's features; a multiple of 32.
+        depth: Transformer layers within a sentence.
+        max_tokens: Tokens of a report that are read: whole sentences until they are used up.
+        tokenizer: None until `fit_tokenizer` learns one from the training reports.
+    """
+
+    def __init__(
+        self, width: int, depth: int, max_tokens: int, tokenizer: Tokenizer | None = None
+    ) -> None:
+        super().__init__()
+        self.width, self.max_tokens = width, max_tokens
+        self.tokenizer = tokenizer
+        self.words = nn.Embedding(VOCABULARY_SIZE, width, padding_idx=0)
+        self.places = nn.Parameter(0.02 * torch.randn(SENTENCE_TOKENS, width))
+        nn.init.normal_(self.words.weight, std=0.05)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, width // 32, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.gate = nn.Linear(width, 1)
+
+    def fit_tokenizer(self, texts: Sequence[str]) -> None:
+        """Learn the word pieces of the training reports; the same texts give the same pieces."""
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=VOCABULARY_SIZE,
+            special_tokens=["[PAD]", "[UNK]"],
+            min_frequency=2,
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([_millimetres(t) for t in texts], trainer)
+        self.tokenizer = tokenizer
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Return ``ids`` (S, L) of the distinct sentences and ``sentence`` (B, K), -1 where none is.
+
+        Raises:
+            ConfigError: There is no tokeniser yet.
+        """
+        if self.tokenizer is None:
+            raise ConfigError("The text network has no tokeniser: call fit_tokenizer first.")
+        numbers: dict[str, int] = {}
+        rows: list[list[int]] = []
+        for text in texts:
+            spans = sentences(text) or [(0, len(text))]
+            rows.append([numbers.setdefault(text[a:b], len(numbers)) for a, b in spans])
+        coded = [
+            e.ids[:SENTENCE_TOKENS] or [1]
+            for e in self.tokenizer.encode_batch([_millimetres(s) for s in numbers])
+        ]
+        kept: list[list[int]] = []
+        for row in rows:
+            left, keep = self.max_tokens, []
+            for number in row:
+                left -= len(coded[number])
+                if keep and left < 0:
+                    break
+                keep.append(number)
+            kept.append(keep)
+        ids = torch.zeros(len(coded), max(map(len, coded)), dtype=torch.long)
+        for i, code in enumerate(coded):
+            ids[i, : len(code)] = torch.tensor(code)
+        sentence = torch.full((len(kept), max(map(len, kept))), -1)
+        for i, keep in enumerate(kept):
+            sentence[i, : len(keep)] = torch.tensor(keep)
+        return {"ids": ids, "sentence": sentence}
+
+    def forward(self, tokens: Tokens) -> TextFeatures:
+        """Encode; `TextFeatures.tokens` are a report's sentences, already gated."""
+        gated = self.encode_sentences(tokens["ids"])
+        sentence = tokens["sentence"]
+        mask = sentence >= 0
+        features = gated[sentence.clamp(min=0)] * mask[..., None]
+        return TextFeatures(features.sum(1) / features.shape[-1] ** 0.5, features, mask)
+
+    def encode_sentences(self, ids: Tensor) -> Tensor:
+        """(S, L) token ids, 0 where none is -> (S, width) gated sentence features."""
+        empty = ids == 0
+        x = self.words(ids) + self.places[: ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=empty)
+        x = x.masked_fill(empty[..., None], 0).sum(1) / (~empty).sum(1, keepdim=True)
+        x = self.norm(x)
+        gated: Tensor = x * F.softplus(self.gate(x))
+        return gated
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write ``tokenizer.json``."""
+        if self.tokenizer is not None:
+            self.tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+def _millimetres(text: str) -> str:
+    """Write every length in millimetres: one spelling a size."""
+    return _CENTIMETRES.sub(lambda m: f"{round(10 * float(m[1].replace(',', '.')))} mm", text)
+
+
+@text_networks.register("sentences")
+def build(config: TextEncoderConfig, folder: Path | None) -> TextEncoder:
+    """Build the network; the tokeniser is read from a checkpoint's folder."""
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE)) if folder else None
+    return SentenceNetwork(config.width, config.depth, config.max_tokens, tokenizer)

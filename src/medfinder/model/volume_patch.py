@@ -1,0 +1,79 @@
+"""The volume network for a CPU: overlapping patches become cells, then dense convolutions on cells.
+
+Convolutions at full resolution are bound by memory on a CPU. One that strides by 4 voxels leaves
+a grid of cells on which products are large enough to run near the machine's peak.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medfinder.model.volume_encoder import (
+    VolumeEncoder,
+    VolumeEncoderConfig,
+    input_size,
+    volume_networks,
+)
+from medfinder.volume.preprocess import PreprocessConfig
+
+PATCH = 16  # voxels along an axis that one region stands for
+
+
+class Bottleneck(nn.Module):
+    """Residual block: 1x1x1 to half the width, 3x3x3, 1x1x1 back; normalised before."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        middle = width // 2
+        self.norm = nn.GroupNorm(8, width)
+        self.narrow = nn.Conv3d(width, middle, 1)
+        self.look = nn.Conv3d(middle, middle, 3, padding=1)
+        self.widen = nn.Conv3d(middle, width, 1)
+        nn.init.zeros_(self.widen.weight)
+        assert self.widen.bias is not None
+        nn.init.zeros_(self.widen.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, D, H, W) -> the same shape."""
+        y = F.gelu(self.narrow(self.norm(x)))
+        out: Tensor = x + self.widen(F.gelu(self.look(y)))
+        return out
+
+
+class PatchNetwork(VolumeEncoder):
+    """Volumes -> one region for each 16 x 16 x 16 voxels.
+
+    Args:
+        n_channels: Of the input.
+        size: Of the input along (D, H, W), multiples of 16.
+        width: Features of a region; a multiple of 32.
+        depth: Blocks on the grid of 8 voxels; as many, at most 2, on the grid of 16.
+    """
+
+    def __init__(self, n_channels: int, size: tuple[int, int, int], width: int, depth: int) -> None:
+        super().__init__()
+        self.n_regions = (size[0] // PATCH, size[1] // PATCH, size[2] // PATCH)
+        self.width = width
+        first, second = width // 4, width // 2
+        self.cells = nn.Conv3d(n_channels, first, 6, stride=4, padding=1)
+        self.cells_norm = nn.GroupNorm(8, first)
+        self.halve = nn.Conv3d(first, second, 3, stride=2, padding=1)
+        self.fine = nn.Sequential(*[Bottleneck(second) for _ in range(depth)])
+        self.coarsen = nn.Conv3d(second, width, 2, stride=2)
+        self.coarse = nn.Sequential(*[Bottleneck(width) for _ in range(min(depth, 2))])
+        self.norm = nn.LayerNorm(width)
+        self.to(memory_format=torch.channels_last_3d)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """(B, C, D, H, W) in 0..1 -> (B, N, width)."""
+        x = F.gelu(self.cells_norm(self.cells((volumes - 0.5) * 4)))
+        x = self.coarse(self.coarsen(self.fine(self.halve(x))))
+        regions: Tensor = self.norm(x.flatten(2).transpose(1, 2))
+        return regions
+
+
+@volume_networks.register("patch")
+def build(config: VolumeEncoderConfig, preprocess: PreprocessConfig) -> VolumeEncoder:
+    """Build the network for an input of fixed size, in 0..1."""
+    size = input_size(preprocess, (PATCH, PATCH, PATCH))
+    return PatchNetwork(preprocess.n_channels, size, config.width, config.depth)

@@ -1,0 +1,1 @@
+"""Studies -> a checkpoint: sampling, augmentation, objective and loop."""

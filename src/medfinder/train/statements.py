@@ -1,0 +1,123 @@
+"""Reports of a batch -> single sentences, each with the studies it is true of and false of.
+
+A report says what is there; a finding it does not mention is taken as absent, as radiologists write.
+Everything comes from the words: `extract_findings` and `medfinder.report.swap`, no label table.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.records import Finding
+from medfinder.report.findings import extract_findings
+from medfinder.report.sentences import sentences
+from medfinder.report.swap import swapped
+
+TRUE, FALSE, FALSE_BY_ATTRIBUTE, UNKNOWN = 1, 0, 2, -1
+
+
+@dataclass(frozen=True, eq=False)
+class Statements:
+    """Sentences to be judged against every volume of a batch.
+
+    Attributes:
+        sentences: S sentences: first those told, then their changed versions.
+        truth: (B, S) int8, as `medfinder.model.losses.statements` reads it.
+        told: (K,) rows of `sentences`.
+        changed: (K,) rows of the same sentences with one attribute changed.
+        owner: (K,) the study of the batch that told it.
+    """
+
+    sentences: tuple[str, ...]
+    truth: npt.NDArray[np.int8]
+    told: npt.NDArray[np.int64]
+    changed: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=200_000)
+def claims(sentence: str) -> tuple[Finding, ...]:
+    """Return the findings that a sentence asserts or denies; uncertain ones are left out."""
+    return tuple(f for f in extract_findings(sentence) if f.status != "uncertain")
+
+
+def make_statements(
+    reports: Sequence[str], chooser: random.Random, n_told: int = 2, n_denied: int = 1
+) -> Statements:
+    """Choose sentences of each report and judge them against every other report.
+
+    A sentence is true of the study that tells it. It is false of a study that has none of the
+    findings it asserts, or has one of those it denies; false by one attribute where the study has
+    the finding on the other side or in another lobe, and, for its own study, where one of its
+    words is changed. What cannot be told from words is unknown.
+
+    Args:
+        reports: The whole reports, one a study.
+        n_told: Sentences with a present finding, each with one changed version, at most, a study.
+        n_denied: Sentences that only deny, at most, a study.
+    """
+    asserted: list[dict[str, list[Finding]]] = []
+    chosen: list[tuple[int, str]] = []
+    for i, report in enumerate(reports):
+        told, denied, present = [], [], {}
+        for a, b in sentences(report):
+            found = claims(report[a:b])
+            for finding in found:
+                if finding.status == "present":
+                    present.setdefault(finding.name, []).append(finding)
+            if any(f.status == "present" for f in found):
+                told.append(report[a:b])
+            elif found:
+                denied.append(report[a:b])
+        asserted.append(present)
+        chooser.shuffle(told)
+        chooser.shuffle(denied)
+        chosen += [(i, s) for s in told[:n_told] + denied[:n_denied]]
+    texts = [sentence for _, sentence in chosen]
+    columns = [
+        np.array([_judge(claims(sentence), present) for present in asserted], np.int8)
+        for sentence in texts
+    ]
+    told_at, changed_at, owners = [], [], []
+    for k, (i, sentence) in enumerate(chosen):
+        columns[k][i] = TRUE
+        if not any(f.status == "present" for f in claims(sentence)):
+            continue
+        other = swapped(sentence, chooser)
+        if other is None:
+            continue
+        column = np.full(len(reports), UNKNOWN, np.int8)
+        column[i] = FALSE_BY_ATTRIBUTE
+        told_at.append(k)
+        changed_at.append(len(texts))
+        owners.append(i)
+        texts.append(other)
+        columns.append(column)
+    truth = np.stack(columns, 1) if columns else np.zeros((len(reports), 0), np.int8)
+    at = (np.array(rows, np.int64) for rows in (told_at, changed_at, owners))
+    return Statements(tuple(texts), truth, *at)
+
+
+def _judge(found: tuple[Finding, ...], present: dict[str, list[Finding]]) -> int:
+    """Tell whether what a sentence claims holds for a study that has these findings."""
+    said = [f for f in found if f.status == "present"]
+    if not said:
+        return FALSE if any(f.name in present for f in found) else TRUE
+    shared = [f for f in said if f.name in present]
+    if not shared:
+        return FALSE
+    if all(all(_differs(f, other) for other in present[f.name]) for f in shared):
+        return FALSE_BY_ATTRIBUTE
+    return UNKNOWN
+
+
+def _differs(a: Finding, b: Finding) -> bool:
+    sides = {a.laterality, b.laterality}
+    if sides == {"left", "right"}:
+        return True
+    lobes = {a.location, b.location}
+    return len(lobes) == 2 and all(place is not None and "lobe" in place for place in lobes)
