@@ -52,10 +52,7 @@ def info_nce(
         van den Oord et al., arXiv 1807.03748; symmetric as in arXiv 2103.00020.
     """
     logits = scale * texts @ volumes.T
-    if same is None:
-        target = torch.eye(len(texts), device=texts.device)
-    else:
-        target = same.to(logits.dtype)
+    target = torch.eye(len(texts), device=texts.device) if same is None else same.to(logits.dtype)
     rows = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
     columns = F.cross_entropy(logits.T, target.T / target.T.sum(1, keepdim=True))
     return (rows + columns) / 2
@@ -136,4 +133,4 @@ def gathered(rows: Tensor) -> Tensor:
         return rows
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(rows))
+    return torch.cat(all_gather(rows))  # type: ignore[no-untyped-call]

@@ -26,8 +26,33 @@ from medfinder.report.sentences import sentences
 
 VOCABULARY_SIZE = 4096
 SENTENCE_TOKENS = 40
+N_GROUPS = 4
 TOKENIZER_FILE = "tokenizer.json"
 _CENTIMETRES = re.compile(r"\b(\d+(?:[.,]\d+)?) ?cm\b", re.IGNORECASE)
+
+
+class Layer(nn.Module):
+    """A transformer layer, normalised before: attention, then a network twice as wide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.n_heads = width // 32
+        self.before_attention, self.before_mixing = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.gather = nn.Linear(width, width)
+        self.mix = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """(B, T, width) with a (B, 1, 1, T) mask, True where a token is -> (B, T, width)."""
+        b, t, w = x.shape
+        parts = self.attend(self.before_attention(x)).reshape(b, t, 3, self.n_heads, -1)
+        asked, known, told = parts.permute(2, 0, 3, 1, 4)
+        found = F.scaled_dot_product_attention(asked, known, told, attn_mask=there)
+        x = x + self.gather(found.transpose(1, 2).reshape(b, t, w))
+        out: Tensor = x + self.mix(self.before_mixing(x))
+        return out
 
 
 class SentenceNetwork(TextEncoder):
@@ -49,12 +74,7 @@ class SentenceNetwork(TextEncoder):
         self.words = nn.Embedding(VOCABULARY_SIZE, width, padding_idx=0)
         self.places = nn.Parameter(0.02 * torch.randn(SENTENCE_TOKENS, width))
         nn.init.normal_(self.words.weight, std=0.05)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width, width // 32, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(Layer(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.gate = nn.Linear(width, 1)
 
@@ -62,7 +82,7 @@ class SentenceNetwork(TextEncoder):
         """Learn the word pieces of the training reports; the same texts give the same pieces."""
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
         tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         trainer = trainers.WordPieceTrainer(
@@ -93,7 +113,8 @@ class SentenceNetwork(TextEncoder):
         ]
         kept: list[list[int]] = []
         for row in rows:
-            left, keep = self.max_tokens, []
+            left = self.max_tokens
+            keep: list[int] = []
             for number in row:
                 left -= len(coded[number])
                 if keep and left < 0:
@@ -117,12 +138,22 @@ class SentenceNetwork(TextEncoder):
         return TextFeatures(features.sum(1) / features.shape[-1] ** 0.5, features, mask)
 
     def encode_sentences(self, ids: Tensor) -> Tensor:
-        """(S, L) token ids, 0 where none is -> (S, width) gated sentence features."""
-        empty = ids == 0
+        """(S, L) token ids, 0 where none is -> (S, width) gated sentence features.
+
+        Sentences of like length go together, so that few of the tokens computed are padding.
+        """
+        lengths = (ids > 0).sum(1)
+        order = lengths.argsort()
+        groups = order.tensor_split(min(N_GROUPS, len(order)))
+        read = [self._read(ids[rows, : int(lengths[rows].max())]) for rows in groups]
+        return torch.cat(read)[order.argsort()]
+
+    def _read(self, ids: Tensor) -> Tensor:
+        there = ids > 0
         x = self.words(ids) + self.places[: ids.shape[1]]
         for layer in self.layers:
-            x = layer(x, src_key_padding_mask=empty)
-        x = x.masked_fill(empty[..., None], 0).sum(1) / (~empty).sum(1, keepdim=True)
+            x = layer(x, there[:, None, None, :])
+        x = (x * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         x = self.norm(x)
         gated: Tensor = x * F.softplus(self.gate(x))
         return gated

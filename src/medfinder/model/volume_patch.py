@@ -62,7 +62,7 @@ class PatchNetwork(VolumeEncoder):
         self.coarsen = nn.Conv3d(second, width, 2, stride=2)
         self.coarse = nn.Sequential(*[Bottleneck(width) for _ in range(min(depth, 2))])
         self.norm = nn.LayerNorm(width)
-        self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volumes: Tensor) -> Tensor:
         """(B, C, D, H, W) in 0..1 -> (B, N, width)."""

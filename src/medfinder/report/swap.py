@@ -87,8 +87,7 @@ def swaps(sentence: str) -> list[str]:
                         continue
                     found.append(_put(sentence, match, other))
     for match in _SIZE.finditer(sentence):
-        for factor in (SIZE_FACTOR, 1 / SIZE_FACTOR):
-            found.append(_put(sentence, match, _scaled(match, factor)))
+        found += [_put(sentence, match, _scaled(match, f)) for f in (SIZE_FACTOR, 1 / SIZE_FACTOR)]
     return found
 
 
