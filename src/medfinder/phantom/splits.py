@@ -1,8 +1,8 @@
-"""The benchmark's splits as lists of studies to draw: what is kept from training, and matched what.
+"""The benchmark's splits as lists of studies to draw: what is kept from training, what is matched.
 
 Every split follows one plan of how many findings a case has, so that pools of equal size are
 equally hard to tell apart by number of findings and length of report; only what the split's name
-says differs. Cases, not pixels: `medfinder.phantom.chest.make_phantom` draws them.
+says differs. Cases and words, not pixels: `medfinder.phantom.chest.make_phantom` draws them.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from medfinder.errors import ConfigError
-from medfinder.phantom.acquisition import Shift
-from medfinder.phantom.case import CaseSpec, FindingSpec, make_finding, sample_case
+from medfinder.phantom.acquisition import Shift, sample_acquisition
+from medfinder.phantom.case import KINDS, CaseSpec, FindingSpec, make_finding, sample_case
 from medfinder.phantom.counterfactual import Counterfactual, counterfactuals
-from medfinder.phantom.wording import size_bin
+from medfinder.phantom.wording import WordingConfig, size_bin, word
+from medfinder.records import Language
 from medfinder.registry import unknown
 
 BenchmarkSplit = Literal[
@@ -24,7 +25,11 @@ BenchmarkSplit = Literal[
 SPLITS: tuple[BenchmarkSplit, ...] = get_args(BenchmarkSplit)
 
 P_NORMAL = 0.05
-N_FINDINGS = (0, 6)
+N_FINDINGS = (1, 6)
+"""Fewest and most findings of a case that is not normal."""
+VOXEL_MM = 4.6
+"""Longest in-plane voxel edge at which every finding is visible: a field of view in 96 voxels."""
+_ATTEMPTS = 100  # a study's seeds are 100 apart
 
 COMBINATIONS: tuple[tuple[str, dict[str, str]], ...] = (
     ("consolidation", {"side": "left", "lobe": "upper"}),
@@ -63,8 +68,9 @@ class BenchmarkStudy:
     """One study of a split, before it is drawn.
 
     Attributes:
-        study_id: Unique over all splits of one seed; every study is a patient of its own.
-        seed: For `make_phantom`.
+        study_id: Unique over all splits of one seed.
+        seed: For `make_phantom`. Studies of one seed are of one patient: those of ``test`` told in
+            other words, scanned again, or changed by `counterfactual_pairs`.
         case: What it shows.
         acquisition: Which scanner settings.
         sentences: Which half of the sentences its report is worded with.
@@ -78,23 +84,29 @@ class BenchmarkStudy:
     sentences: Literal["usual", "unseen"] = "usual"
     volume_id: str = ""
 
+    @property
+    def patient_id(self) -> str:
+        """The patient; no two of training, validation and test share one."""
+        return f"ph-p{self.seed}"
+
 
 def benchmark_studies(
-    split: BenchmarkSplit, n: int, seed: int = 1, *, voxel_mm: float = 4.6
+    split: BenchmarkSplit, n: int, seed: int = 1, *, voxel_mm: float = VOXEL_MM
 ) -> list[BenchmarkStudy]:
     """List the studies of a split; a larger `n` only adds.
 
     ``train``, ``val`` and ``test`` are drawn alike and hold none of `COMBINATIONS` or `PAIRS`.
     ``unseen-combinations`` and ``unseen-pairs``: every case with enough findings holds one, each
     equally often. ``unseen-wording`` is ``test`` in other sentences, ``shifted`` is ``test`` on
-    other scanner settings.
+    other scanner settings. The i-th study of every split has the same number of findings.
 
     Args:
         seed: Of the benchmark; other seeds share no study.
         voxel_mm: Longest in-plane voxel edge at which every finding must be visible.
 
     Raises:
-        ConfigError: Unknown split, or `n` or `seed` out of range.
+        ConfigError: Unknown split, `n` or `seed` out of range, or no case of the split's rules
+            comes up.
     """
     if split not in SPLITS:
         raise ConfigError(unknown("split", split, list(SPLITS)), rule="phantom")
@@ -103,46 +115,37 @@ def benchmark_studies(
             f"A split needs 0 <= n <= 100000 and 0 <= seed < 1000, got n={n}, seed={seed}.",
             rule="phantom",
         )
-    if split == "shifted":
-        return [
-            replace(s, study_id=s.study_id.replace("test", "shifted"), acquisition="shifted",
-                    volume_id=s.study_id.replace("test", "shifted"))
-            for s in benchmark_studies("test", n, seed, voxel_mm=voxel_mm)
-        ]  # fmt: skip
     if split == "unseen-wording":
+        tested = benchmark_studies("test", n, seed, voxel_mm=voxel_mm)
+        return [replace(s, study_id=_renamed(s, split), sentences="unseen") for s in tested]
+    if split == "shifted":
+        tested = benchmark_studies("test", n, seed, voxel_mm=voxel_mm)
+        names = [_renamed(s, split) for s in tested]
         return [
-            replace(s, study_id=s.study_id.replace("test", "unseen-wording"), sentences="unseen")
-            for s in benchmark_studies("test", n, seed, voxel_mm=voxel_mm)
+            replace(s, study_id=name, volume_id=name, acquisition="shifted")
+            for s, name in zip(tested, names, strict=True)
         ]
-    first = seed * 100_000_000 + SPLITS.index(split) * 10_000_000
-    studies = []
-    for i in range(n):
-        for attempt in range(100):
-            number = first + 100 * i + attempt
-            case = _sample(number, _n_findings(seed, i), voxel_mm)
-            if split == "unseen-combinations" and len(case.findings) >= 1:
-                name, wanted = COMBINATIONS[i % len(COMBINATIONS)]
-                case = _with(case, [_matching(name, wanted, number, voxel_mm)])
-            if split == "unseen-pairs" and len(case.findings) >= 2:
-                rng = np.random.default_rng([number, 0x9A15])
-                both = PAIRS[i % len(PAIRS)]
-                case = _with(case, [make_finding(name, rng, voxel_mm) for name in both])
-            combined = split != "unseen-combinations" and has_unseen_combination(case)
-            paired = split != "unseen-pairs" and has_unseen_pair(case)
-            if not (combined or paired):
-                break
-        name = f"ph{seed}-{split}-{i:05d}"
-        studies.append(BenchmarkStudy(name, number, case, volume_id=name))
-    return studies
+    return [_study(split, i, seed, voxel_mm) for i in range(n)]
+
+
+def report_of(study: BenchmarkStudy, *, language: Language = "en", variant: int = 0) -> str:
+    """Word a study as its phantom's report is; other variants are paraphrases of it."""
+    # The contrast phase is drawn from the seed alone, so any grid will do.
+    scan = sample_acquisition(
+        study.seed, (96, 96, 96), study.case.habitus.lung_height_mm, shift=study.acquisition
+    )
+    wording = WordingConfig(sentences=study.sentences)
+    return word(study.case, study.seed, language, wording, phase=scan.phase, variant=variant)
 
 
 def has_unseen_combination(case: CaseSpec) -> bool:
     """Tell whether a case holds one of `COMBINATIONS`."""
-    return any(
-        finding.name == name and _matches(finding, wanted)
-        for finding in case.findings
-        for name, wanted in COMBINATIONS
-    )
+    return any(is_unseen_combination(finding) for finding in case.findings)
+
+
+def is_unseen_combination(finding: FindingSpec) -> bool:
+    """Tell whether a finding has the attributes of one of `COMBINATIONS`."""
+    return any(finding.name == name and _matches(finding, wanted) for name, wanted in COMBINATIONS)
 
 
 def has_unseen_pair(case: CaseSpec) -> bool:
@@ -156,11 +159,13 @@ def counterfactual_pairs(
     """List pairs of studies that differ in one attribute of one finding, and in nothing else.
 
     Kinds of change, (finding, attribute), take turns, so that rare ones count as much as common
-    ones; which of the two values the original has is left to chance.
+    ones. A size changes to an end of its range, so the two are to be asked both ways: which volume
+    fits each report, and which report each volume. The changed one may hold one of `COMBINATIONS`,
+    and a report may leave the attribute unsaid: compare `report_of` of the two.
 
     Returns:
         Up to `n` triples (original, changed, what changed); the changed study's id ends in
-        ``-changed-<k>``.
+        ``-changed-<k>``. A larger `n` only adds, while `studies` are the same.
     """
     rng = np.random.default_rng([seed, 0xC0F])
     by_kind: dict[tuple[str, str], list[tuple[BenchmarkStudy, Counterfactual]]] = {}
@@ -182,14 +187,44 @@ def counterfactual_pairs(
                 continue
             study, change = found
             name = f"{study.study_id}-changed-{len(pairs)}"
-            pairs.append((study, replace(study, study_id=name, volume_id=name, case=change.case), change))
+            pairs.append(
+                (study, replace(study, study_id=name, volume_id=name, case=change.case), change)
+            )
     return pairs
+
+
+def _study(split: BenchmarkSplit, i: int, seed: int, voxel_mm: float) -> BenchmarkStudy:
+    """Draw the i-th study of a split that is drawn, not derived."""
+    first = seed * 100_000_000 + SPLITS.index(split) * 10_000_000 + _ATTEMPTS * i
+    for number in range(first, first + _ATTEMPTS):
+        case = _sample(number, _n_findings(seed, i), voxel_mm)
+        if split == "unseen-combinations" and case.findings:
+            name, wanted = COMBINATIONS[i % len(COMBINATIONS)]
+            case = _with(case, [_matching(name, wanted, number, voxel_mm)])
+        if split == "unseen-pairs" and len(case.findings) >= 2:
+            rng = np.random.default_rng([number, 0x9A15])
+            both = PAIRS[i % len(PAIRS)]
+            case = _with(case, [make_finding(name, rng, voxel_mm) for name in both])
+        combined = split != "unseen-combinations" and has_unseen_combination(case)
+        paired = split != "unseen-pairs" and has_unseen_pair(case)
+        if not (combined or paired):
+            study_id = f"ph{seed}-{split}-{i:05d}"
+            return BenchmarkStudy(study_id, number, case, volume_id=study_id)
+    raise ConfigError(
+        f"Study {i} of the split {split!r} cannot be drawn: each of {_ATTEMPTS} cases held a "
+        "combination or a pair that the split must not hold. Forbid fewer of them.",
+        rule="phantom",
+    )
+
+
+def _renamed(study: BenchmarkStudy, split: BenchmarkSplit) -> str:
+    return study.study_id.replace("-test-", f"-{split}-")
 
 
 def _n_findings(seed: int, i: int) -> int:
     """Return how many findings the i-th case of any split has."""
     rng = np.random.default_rng([seed, i, 0xF1D])
-    low, high = max(1, N_FINDINGS[0]), N_FINDINGS[1]
+    low, high = N_FINDINGS
     return 0 if rng.random() < P_NORMAL else low + int(rng.binomial(high - low, 0.48))
 
 
@@ -207,18 +242,21 @@ def _matches(finding: FindingSpec, wanted: dict[str, str]) -> bool:
 
 
 def _matching(name: str, wanted: dict[str, str], seed: int, voxel_mm: float) -> FindingSpec:
+    """Draw a finding until it has the wanted attributes; every third one has a wanted size."""
     rng = np.random.default_rng([seed, 0xC0B])
     fixed: dict[str, Any] = {key: value for key, value in wanted.items() if key != "size"}
-    while True:
+    for _ in range(1000):
         finding = make_finding(name, rng, voxel_mm, **fixed)
         if _matches(finding, wanted):
             return finding
+    raise ConfigError(
+        f"No {name} with {wanted} is visible at voxels of {voxel_mm} mm. Choose smaller voxels.",
+        rule="phantom",
+    )
 
 
 def _with(case: CaseSpec, findings: list[FindingSpec]) -> CaseSpec:
-    """Put findings into a case in place of as many others; those it excludes go first."""
-    from medfinder.phantom.case import KINDS
-
+    """Put findings into a case in place of as many others; those they exclude go first."""
     names = {f.name for f in findings}
     banned = names | {other for name in names for other in KINDS[name].excludes}
     others = [f for f in case.findings if f.name not in banned]
