@@ -15,7 +15,7 @@ def test_the_list_says_what_each_encoder_declares() -> None:
     for info in infos.values():
         assert info.licence
         assert info.source
-        assert info.needs.startswith("pip install")
+        assert info.needs.startswith(("pip install", "hf download"))
         assert "\n" not in info.needs
         assert info.weights in info.model_id
         assert info.preprocess is not None or "volume" not in info.streams

@@ -5,4 +5,6 @@ weights.
 """
 
 import medfinder.model.pretrained.astra
+import medfinder.model.pretrained.biomedclip_slices
+import medfinder.model.pretrained.colipri
 import medfinder.model.pretrained.minilm  # noqa: F401
