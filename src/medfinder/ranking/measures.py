@@ -1,0 +1,196 @@
+"""`Ranks` → one value a query, averaged over every order that tied items can take.
+
+Throughout, a *tie group* is the set of items of one score. It holds n items, r of them relevant;
+b items stand above it, c of them relevant. Its items take the places b + 1, ..., b + n in any
+order with equal probability, which is what a ranking that breaks ties at random would do; the
+values below are the exact expectations, so nothing is drawn.
+
+Every function gives a (Q,) float64 array: take its mean, and an interval of the mean from
+`medfinder.ranking.significance`. H(n) = 1 + 1/2 + ... + 1/n.
+
+Source: McSherry and Najork, "Computing information retrieval performance measures efficiently in
+the presence of tied scores", ECIR 2008.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfinder.errors import InputError
+from medfinder.ranking.ranks import Ranks
+
+Values = NDArray[np.float64]
+
+
+def success_at_k(ranks: Ranks, k: int) -> Values:
+    """Return the chance that a relevant item is among the first k, (Q,) in [0, 1].
+
+    With the best tie group that holds a relevant item and m = clip(k - b, 0, n):
+    1 - C(n - r, m) / C(n, m), which is m / n where r = 1.
+    Papers on CLIP-like models print it as R@K; it is `recall_at_k` where one item is relevant.
+
+    Raises:
+        InputError: Rule ``k``: not a whole number of at least 1.
+    """
+    _check_k(k)
+    best = _best(ranks)
+    m = np.clip(k - best.b, 0, best.n)
+    chance = m / best.n
+    for i in np.flatnonzero((best.r > 1) & (m > 0)):
+        others = best.n[i] - np.arange(best.r[i])
+        chance[i] = 1.0 - np.prod(np.maximum(others - m[i], 0) / others)
+    return chance
+
+
+def recall_at_k(ranks: Ranks, k: int) -> Values:
+    """Return the expected fraction of a query's relevant items among the first k, (Q,) in [0, 1].
+
+    The mean over its relevant items of clip(k - b, 0, n) / n.
+
+    Raises:
+        InputError: Rule ``k``: not a whole number of at least 1.
+    """
+    return _found(ranks, k) / np.diff(ranks.starts)
+
+
+def precision_at_k(ranks: Ranks, k: int) -> Values:
+    """Return the expected fraction of the first k that is relevant, (Q,) in [0, 1].
+
+    The sum over relevant items of clip(k - b, 0, n) / n, over k; places beyond the end of a gallery
+    of fewer than k items count as not relevant, as in trec_eval.
+
+    Raises:
+        InputError: Rule ``k``: not a whole number of at least 1.
+    """
+    return _found(ranks, k) / k
+
+
+def first_rank(ranks: Ranks) -> Values:
+    """Return the expected place of the first relevant item, (Q,), 1 at best.
+
+    b + (n + 1) / (r + 1) for the best tie group that holds a relevant item.
+    """
+    best = _best(ranks)
+    return np.asarray(best.b + (best.n + 1) / (best.r + 1))
+
+
+def median_rank(ranks: Ranks) -> float:
+    """Return the median over queries of `first_rank`: MdR."""
+    return float(np.median(first_rank(ranks)))
+
+
+def mean_rank(ranks: Ranks) -> float:
+    """Return the mean over queries of `first_rank`: MnR."""
+    return float(np.mean(first_rank(ranks)))
+
+
+def reciprocal_rank(ranks: Ranks) -> Values:
+    """Return the expected reciprocal of the first relevant item's place, (Q,) in (0, 1].
+
+    The sum over j = 1, ..., n - r + 1 of P(j) / (b + j), where P(j) = C(n - j, r - 1) / C(n, r) is
+    the chance that the best group's first relevant item is its j-th; (H(b + n) - H(b)) / n where
+    r = 1.
+    """
+    best = _best(ranks)
+    harmonic = _harmonic(ranks.n_gallery)
+    values = (harmonic[best.b + best.n] - harmonic[best.b]) / best.n
+    for i in np.flatnonzero(best.r > 1):
+        b, n, r = best.b[i], best.n[i], best.r[i]
+        j = np.arange(1, n - r + 1)
+        chances = np.cumprod(np.concatenate([[r / n], (n - j - r + 1) / (n - j)]))
+        values[i] = (chances / (b + np.arange(1, n - r + 2))).sum()
+    return np.asarray(values)
+
+
+def average_precision(ranks: Ranks) -> Values:
+    """Return the expected mean, over relevant items, of the precision at their place, (Q,).
+
+    With R relevant items, 1 / R times the sum over tie groups and over j = 1, ..., n of
+    r / n · (c + 1 + (j - 1) · s) / (b + j), where s = (r - 1) / (n - 1): the chance that the j-th of
+    a group is relevant, and how many relevant ones are then expected up to it. The inner sum is
+    n · s + (c + 1 - s · (b + 1)) · (H(b + n) - H(b)).
+    """
+    groups = _groups(ranks)
+    harmonic = _harmonic(ranks.n_gallery)
+    b, n, r = groups.b, groups.n, groups.r
+    s = (r - 1) / np.maximum(n - 1, 1)
+    inner = n * s + (groups.c + 1 - s * (b + 1)) * (harmonic[b + n] - harmonic[b])
+    return np.asarray(_total(groups, r / n * inner) / np.diff(ranks.starts))
+
+
+def auroc(ranks: Ranks) -> Values:
+    """Return the chance that a relevant item scores above another one, ties half, (Q,) in [0, 1].
+
+    1 - the mean over relevant items of ((b - c) + (n - r) / 2) / (G - R), with G items of which R
+    are relevant. For the AUROC of a finding over studies, let the finding be the query.
+
+    Raises:
+        InputError: Rule ``no-negative``: every item is relevant to a query.
+    """
+    n_relevant = np.diff(ranks.starts)
+    n_other = ranks.n_gallery - n_relevant
+    full = np.flatnonzero(n_other == 0)
+    if len(full):
+        raise InputError(
+            f"All {ranks.n_gallery} items are relevant to query {full[0]}, so there is nothing to "
+            "rank them above: leave such queries out and say so.",
+            rule="no-negative",
+        )
+    groups = _groups(ranks)
+    above = (groups.b - groups.c) + (groups.n - groups.r) / 2
+    return np.asarray(1.0 - _total(groups, groups.r * above) / n_relevant / n_other)
+
+
+class _Groups(NamedTuple):
+    """Tie groups that hold a relevant item, (T,) each: `first` is where a query's groups begin."""
+
+    first: NDArray[np.int64]
+    b: NDArray[np.int64]
+    n: NDArray[np.int64]
+    r: NDArray[np.int64]
+    c: NDArray[np.int64]
+
+
+def _groups(ranks: Ranks) -> _Groups:
+    pairs = np.arange(len(ranks.better))
+    begins = np.zeros(len(pairs), np.bool_)
+    begins[ranks.starts[:-1]] = True
+    begins[1:] |= ranks.better[1:] != ranks.better[:-1]
+    at = np.flatnonzero(begins)
+    query = np.searchsorted(ranks.starts, at, "right") - 1
+    return _Groups(
+        first=np.searchsorted(at, ranks.starts[:-1]),
+        b=ranks.better[at],
+        n=ranks.tied[at] + 1,
+        r=np.diff(np.append(at, len(pairs))),
+        c=at - ranks.starts[query],
+    )
+
+
+def _best(ranks: Ranks) -> _Groups:
+    """Return each query's first tie group alone, (Q,)."""
+    groups = _groups(ranks)
+    return _Groups(np.arange(ranks.n_queries), *(part[groups.first] for part in groups[1:]))
+
+
+def _total(groups: _Groups, values: Values) -> Values:
+    """Return the sum of a value over each query's tie groups, (Q,)."""
+    return np.add.reduceat(values, groups.first)
+
+
+def _found(ranks: Ranks, k: int) -> Values:
+    """Return how many relevant items are expected among the first k, (Q,)."""
+    _check_k(k)
+    n = ranks.tied + 1
+    return np.add.reduceat(np.clip(k - ranks.better, 0, n) / n, ranks.starts[:-1])
+
+
+def _harmonic(n: int) -> Values:
+    """Return H(0), ..., H(n)."""
+    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n + 1))])
+
+
+def _check_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"k must be a whole number of at least 1, got {k!r}.", rule="k")
