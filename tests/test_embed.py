@@ -10,6 +10,7 @@ import pytest
 from medfinder.embed import Embedder, Embeddings
 from medfinder.errors import ConfigError, InputError, Mismatch, UnreadableVolume
 from medfinder.volume.cache import PreprocessCache
+from medfinder.volume.preprocess import preprocess
 from medfinder.volume.volume import Volume
 from stubs import octants as stub
 
@@ -153,6 +154,61 @@ def test_a_cached_volume_gives_the_same_vector(tmp_path: Path, embedder: Embedde
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, embedder.embed_volume(bright_at(0, 1, 0)))
     assert any(tmp_path.rglob("*.npy"))
+
+
+def prepared(*values: float) -> list[np.ndarray]:
+    return [np.full((1, 2, 2, 2), value, np.float32) for value in values]
+
+
+def test_volumes_preprocessed_before_get_the_vectors_they_would_have(embedder: Embedder) -> None:
+    assert stub.INFO.preprocess is not None
+    volumes = [bright_at(0, 0, 1), bright_at(1, 0, 1), bright_at(1, 1, 1)]
+    arrays = np.stack([preprocess(v, stub.INFO.preprocess) for v in volumes])
+    ids = ("a", "b", "c")
+    batched = Embedder(stub.OctantEncoder(), batch_size=2).embed_prepared(ids, arrays)
+    direct = embedder.embed_volumes(zip(ids, volumes, strict=True))
+    assert (batched.ids, batched.model_id) == (direct.ids, direct.model_id)
+    np.testing.assert_array_equal(batched.vectors, direct.vectors)
+
+
+def test_no_prepared_volumes_give_no_rows(embedder: Embedder) -> None:
+    assert embedder.embed_prepared([], []).vectors.shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.ones((1, 2, 2, 3), np.float32), r"float32 of shape \(1, 2, 2, 3\)"),
+        (np.ones((2, 2, 2), np.float32), r"float32 of shape \(2, 2, 2\)"),
+        (np.ones((1, 2, 2, 2), np.uint8), r"uint8 of shape \(1, 2, 2, 2\)"),
+    ],
+)
+def test_an_array_that_was_prepared_otherwise_is_refused(
+    embedder: Embedder, array: np.ndarray, got: str
+) -> None:
+    expected = r"expected float32 of shape \(1, 2, 2, 2\): it was not preprocessed as octants asks"
+    with pytest.raises(InputError, match=f"The array of s7 is {got}, {expected}") as e:
+        embedder.embed_prepared(["s7"], [array])
+    assert e.value.rule == "not-prepared"
+
+
+def test_a_prepared_value_that_is_no_number_is_an_error_that_names_the_study(
+    embedder: Embedder,
+) -> None:
+    with pytest.raises(InputError, match="The volume of s7 holds values that are not finite"):
+        embedder.embed_prepared(["s6", "s7"], prepared(1, np.nan))
+
+
+@pytest.mark.parametrize(("n", "text"), [(1, "2 ids, fewer arrays"), (3, "2 ids, more arrays")])
+def test_ids_and_prepared_volumes_must_pair(embedder: Embedder, n: int, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"Expected one array an id, got {text}"):
+        embedder.embed_prepared(["a", "b"], prepared(*range(1, n + 1)))
+
+
+def test_prepared_volumes_need_an_encoder_of_volumes() -> None:
+    encoder = stub.OctantEncoder(replace(stub.INFO, streams=frozenset({"text"})))
+    with pytest.raises(InputError, match="octants takes text, not volume"):
+        Embedder(encoder).embed_prepared(["a"], prepared(1))
 
 
 def test_the_next_volume_is_read_while_one_is_encoded() -> None:

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -178,7 +178,7 @@ class Embedder:
             raise InputError(
                 f"The encoder {self.info.name} has no region features.", rule="regions"
             )
-        batch: list[tuple[str, npt.NDArray[np.float32]]] = []
+        batch: list[tuple[str, npt.NDArray[np.generic]]] = []
         for study_id, prepared in _ahead(self._prepare(items)):
             if isinstance(prepared, InputError):
                 if on_error is None:
@@ -191,6 +191,40 @@ class Embedder:
                 batch = []
         if batch:
             yield from self._encode(batch, regions, on_error)
+
+    def embed_prepared(
+        self, ids: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]]
+    ) -> Embeddings:
+        """Embed volumes that were preprocessed before, such as those a training run keeps.
+
+        Args:
+            ids: One for each array.
+            arrays: (C, D, H, W) each, as `EncoderInfo.preprocess` makes them; an array of all of
+                them, possibly memory-mapped, will do. Read one batch at a time.
+
+        Raises:
+            InputError: The encoder takes no volumes, an array is of another shape or type than
+                the preprocessing makes, or a value or an output is not finite.
+            ConfigError: There are more ids than arrays, or fewer.
+        """
+        self._needs("volume")
+        rows: list[Vector] = []
+        batch: list[tuple[str, npt.NDArray[np.generic]]] = []
+        given = iter(arrays)
+        for study_id in ids:
+            array = next(given, None)
+            if array is None:
+                raise ConfigError(f"Expected one array an id, got {len(ids)} ids, fewer arrays.")
+            batch.append((study_id, self._as_prepared(study_id, array)))
+            if len(batch) == self.batch_size:
+                rows += [done.vector for done in self._encode(batch, False, None)]
+                batch = []
+        if next(given, None) is not None:
+            raise ConfigError(f"Expected one array an id, got {len(ids)} ids, more arrays.")
+        if batch:
+            rows += [done.vector for done in self._encode(batch, False, None)]
+        vectors = np.stack(rows) if rows else np.zeros((0, self.info.dim), np.float32)
+        return Embeddings(tuple(ids), vectors, self.model_id)
 
     def embed_texts(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> Embeddings:
         """Embed texts.
@@ -224,20 +258,34 @@ class Embedder:
             try:
                 volume = source if isinstance(source, Volume) else source()
                 made = (self.cache.fetch if self.cache else preprocess)(volume, config)
-                if not np.isfinite(made).all():  # integer arithmetic would hide a NaN
-                    raise InputError(
-                        f"The volume of {study_id} holds values that are not finite: it cannot be "
-                        "embedded. Look at its values.",
-                        rule="not-finite",
-                    )
+                _check_finite(study_id, made)
             except InputError as error:
-                yield study_id, error
+                hidden = error.rule == "not-finite"  # told before whole numbers would hide it
+                yield study_id, _not_finite(study_id) if hidden else error
             else:
                 yield study_id, made
 
+    def _as_prepared(
+        self, study_id: str, array: npt.NDArray[np.generic]
+    ) -> npt.NDArray[np.generic]:
+        """Return the array, or say how it differs from what the preprocessing makes."""
+        config = self.info.preprocess
+        assert config is not None
+        array = np.asarray(array)
+        shape = (config.n_channels, *(config.size or array.shape[1:]))
+        if array.shape != shape or array.ndim != 4 or array.dtype != config.dtype:
+            raise InputError(
+                f"The array of {study_id} is {array.dtype} of shape {array.shape}, expected "
+                f"{config.dtype} of shape {shape}: it was not preprocessed as {self.info.name} "
+                "asks. Preprocess with EncoderInfo.preprocess.",
+                rule="not-prepared",
+            )
+        _check_finite(study_id, array)
+        return array
+
     def _encode(
         self,
-        batch: Sequence[tuple[str, npt.NDArray[np.float32]]],
+        batch: Sequence[tuple[str, npt.NDArray[np.generic]]],
         regions: bool,
         on_error: OnError | None,
     ) -> Iterator[Embedded]:
@@ -288,6 +336,19 @@ def normalised(vectors: Vector) -> Vector:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: Vector = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
     return scaled
+
+
+def _check_finite(study_id: str, made: npt.NDArray[Any]) -> None:
+    if not np.isfinite(made).all():  # integer arithmetic would hide a NaN
+        raise _not_finite(study_id)
+
+
+def _not_finite(study_id: str) -> InputError:
+    return InputError(
+        f"The volume of {study_id} holds values that are not finite: it cannot be embedded. "
+        "Look at its values.",
+        rule="not-finite",
+    )
 
 
 _Prepared = tuple[str, npt.NDArray[np.float32] | InputError]

@@ -33,6 +33,8 @@ class EncoderInfo:
         needs: One line: the command that brings the weights.
         preprocess: Input contract of the volume stream; None for text alone.
         n_regions: Region features a volume has, in (D, H, W) order; None for none.
+        where: What `load_encoder` takes to load it again, where its name alone does not: a
+            checkpoint's folder, or a repository of the Hub.
     """
 
     name: str
@@ -44,6 +46,7 @@ class EncoderInfo:
     needs: str
     preprocess: PreprocessConfig | None = None
     n_regions: tuple[int, int, int] | None = None
+    where: str = ""
 
     @property
     def model_id(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medfinder.errors import ConfigError, GeometryError
+from medfinder.errors import ConfigError, GeometryError, InputError
 from medfinder.volume.lungs import lung_box
 from medfinder.volume.resample import Grid, Interpolation, Taps, area, identity, linear
 from medfinder.volume.volume import Volume
@@ -142,6 +142,8 @@ def preprocess(
     Raises:
         GeometryError: The result would be larger than MAX_OUTPUT_VALUES (``too-large``), or the
             volume has no spacing to resample from (``bad-spacing``).
+        InputError: Whole numbers are asked for, and a value is none (``not-finite``); floats keep
+            it.
 
     Source:
         Encoders' contracts are combinations of the config: Astra crops above -1000 HU and
@@ -353,6 +355,12 @@ def _curve(config: PreprocessConfig) -> tuple[list[float], list[float]]:
 
 
 def _typed(values: Any, dtype: str) -> npt.NDArray[Any]:
+    if dtype == "uint8" and not np.isfinite(values).all():  # a whole number would hide it
+        raise InputError(
+            "The volume holds values that are not finite: they have no place among whole numbers. "
+            "Look at its values.",
+            rule="not-finite",
+        )
     return np.asarray(np.rint(values) if dtype == "uint8" else values).astype(dtype)
 
 
