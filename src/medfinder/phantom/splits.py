@@ -45,8 +45,9 @@ COMBINATIONS: tuple[tuple[str, dict[str, str]], ...] = (
     ("aortic aneurysm", {"level": "descending", "size": "big"}),
     ("adenopathy", {"level": "left hilar", "size": "big"}),
 )
-"""Attributes of one finding that never meet in training, each seen there with others; ``size`` is
-`medfinder.phantom.wording.size_bin`."""
+"""Attributes of one finding that never meet in training, where each is seen with others; ``size``
+is `medfinder.phantom.wording.size_bin`. The middle lobe, which has one side, is seen with other
+findings."""
 
 PAIRS: tuple[tuple[str, str], ...] = (
     ("pleural effusion", "pneumothorax"),
