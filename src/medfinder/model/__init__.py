@@ -8,4 +8,5 @@ import medfinder.model.pretrained.astra
 import medfinder.model.pretrained.biomedclip_slices
 import medfinder.model.pretrained.colipri
 import medfinder.model.pretrained.ct_clip
+import medfinder.model.pretrained.merlin
 import medfinder.model.pretrained.minilm  # noqa: F401
