@@ -63,7 +63,9 @@ def make_statements(
     asserted: list[dict[str, list[Finding]]] = []
     chosen: list[tuple[int, str]] = []
     for i, report in enumerate(reports):
-        told, denied, present = [], [], {}
+        told: list[str] = []
+        denied: list[str] = []
+        present: dict[str, list[Finding]] = {}
         for a, b in sentences(report):
             found = claims(report[a:b])
             for finding in found:
