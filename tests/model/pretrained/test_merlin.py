@@ -166,8 +166,9 @@ def test_texts_get_the_first_tokens_projected_state(
     network.load_state_dict(tensors)  # strictly: the names are transformers'
     text = "no nodules ( in the right upper lobe ), heart is normal"
     with torch.no_grad():
-        ids = torch.tensor([encoder.tokenizer.encode(text).ids])
-        state = network(input_ids=ids).last_hidden_state[:, 0]
+        ids = torch.tensor([encoder.tokenizer.encode(text).ids])  # padded to the next 512
+        ids = ids[:, : int((ids != 1).sum())]
+        state = network(input_ids=ids).last_hidden_state[:, 0]  # pads and masks by itself
     linear = [weights[f"encode_text.linear_layer.{k}"] for k in ("weight", "bias")]
     theirs = torch.nn.functional.linear(state, *linear)
     np.testing.assert_allclose(encoder.encode_texts(TEXTS)[1:], theirs, atol=1e-5)

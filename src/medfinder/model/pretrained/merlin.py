@@ -132,6 +132,7 @@ class MerlinEncoder:
         text.eval().requires_grad_(False).to(self._device)
         self.transformer, self.project_text = text["text_encoder"], text["linear_layer"]
         bert.prepare(tokenizer, N_TOKENS, self.transformer.config.vocab_size, PAD[1])
+        tokenizer.enable_padding(pad_id=PAD[1], pad_token=PAD[0], pad_to_multiple_of=WINDOW)
         self.tokenizer = tokenizer
 
     def encode_volumes(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
