@@ -27,6 +27,7 @@ class GridEncoder:
             needs="nothing",
             preprocess=PreprocessConfig(size=(4, 4, 4), windows_hu=((-1000.0, 1000.0),)),
             n_regions=(4, 4, 4),
+            region_dim=1,
         )
         self.n_encoded = 0
 

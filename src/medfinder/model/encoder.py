@@ -33,6 +33,7 @@ class EncoderInfo:
         needs: One line: the command that brings the weights.
         preprocess: Input contract of the volume stream; None for text alone.
         n_regions: Region features a volume has, in (D, H, W) order; None for none.
+        region_dim: Length of a region's features; None where it is `dim`.
         where: What `load_encoder` takes to load it again, where its name alone does not: a
             checkpoint's folder, or a repository of the Hub.
     """
@@ -46,6 +47,7 @@ class EncoderInfo:
     needs: str
     preprocess: PreprocessConfig | None = None
     n_regions: tuple[int, int, int] | None = None
+    region_dim: int | None = None
     where: str = ""
 
     @property
@@ -95,10 +97,14 @@ class EncoderEntry:
     Attributes:
         info: What the encoder declares.
         load: Reads the weights and returns the encoder; raises MissingExtra where it cannot.
+        network: Reads the weights and returns the plain volume network for gradients, a
+            `torch.nn.Module` of float32 (B, C, D, H, W) -> (B, region_dim, *n_regions), beside the
+            info of what was read; None where there is none.
     """
 
     info: EncoderInfo
     load: Callable[..., Any]
+    network: Callable[[], tuple[Any, EncoderInfo]] | None = None
 
 
 encoders: Registry[EncoderEntry] = Registry("encoder")

@@ -1,11 +1,13 @@
 """The volume stream: preprocessed volumes -> region features; a table of networks by name.
 
 A network is an `nn.Module` with `n_regions` and `width`, built by a function registered in
-`volume_networks` from a `VolumeEncoderConfig` and the `PreprocessConfig` of its input.
+`volume_networks` from a `VolumeEncoderConfig` and the `PreprocessConfig` of its input. Names in
+`LATER` are known from the start; their modules are imported when one is built.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 from torch import Tensor, nn
 
@@ -56,7 +58,7 @@ class VolumeEncoder(nn.Module):
     width: int
 
     def forward(self, volumes: Tensor) -> Tensor:
-        """(B, C, D, H, W) float32 in the preprocessing's output range -> (B, N, width).
+        """(B, C, D, H, W) float32 in 0..1 -> (B, N, width).
 
         N regions lie in C order of `n_regions`.
         """
@@ -65,6 +67,26 @@ class VolumeEncoder(nn.Module):
 
 VolumeBuilder = Callable[[VolumeEncoderConfig, PreprocessConfig], VolumeEncoder]
 volume_networks: Registry[VolumeBuilder] = Registry("volume network")
+
+LATER = {
+    "resnet18": "medfinder.model.volume_monai",
+    "resnet50": "medfinder.model.volume_monai",
+    "vit": "medfinder.model.volume_monai",
+    "pretrained": "medfinder.model.volume_pretrained",
+}
+"""Name -> the module whose ``build`` builds it."""
+
+
+def _later(module: str) -> VolumeBuilder:
+    def build(config: VolumeEncoderConfig, preprocess: PreprocessConfig) -> VolumeEncoder:
+        network: VolumeEncoder = import_module(module).build(config, preprocess)
+        return network
+
+    return build
+
+
+for _name, _module in LATER.items():
+    volume_networks.register(_name)(_later(_module))
 
 
 def input_size(preprocess: PreprocessConfig, patch: tuple[int, int, int]) -> tuple[int, int, int]:

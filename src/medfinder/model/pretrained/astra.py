@@ -26,6 +26,8 @@ from medfinder.volume.preprocess import PreprocessConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from medfinder.model.resnet3d import InflatedResNet
+
 Arithmetic = Literal["fast", "plain"]
 
 WEIGHTS_SHA256 = "d793f6bb020381d998a40548425f62cf34165c88c98f3fa3c5ef20f6cf23828a"
@@ -140,11 +142,26 @@ def load(arithmetic: Arithmetic = "fast") -> AstraEncoder:
         MissingExtra: A shard of the weights is not installed.
         Mismatch: The installed weights are not the pinned ones.
     """
+    return AstraEncoder(read_weights(_installed()), arithmetic)
+
+
+def load_network() -> "tuple[InflatedResNet, EncoderInfo]":
+    """Load the plain network, whose gradients flow: (B, 1, D, H, W) in 0..1 -> (B, 2048, 10, 7, 7).
+
+    Raises:
+        MissingExtra: A shard of the weights is not installed.
+        Mismatch: The installed weights are not the pinned ones.
+    """
+    from medfinder.model.resnet3d import from_published
+
+    return from_published(read_weights(_installed())), INFO
+
+
+def _installed() -> list[Path]:
     try:
-        shards = [Path(importlib.import_module(name).FILE) for name in SHARDS]
+        return [Path(importlib.import_module(name).FILE) for name in SHARDS]
     except ImportError:
         raise MissingExtra(PIP) from None
-    return AstraEncoder(read_weights(shards), arithmetic)
 
 
-encoders.register("astra")(EncoderEntry(INFO, load))
+encoders.register("astra")(EncoderEntry(INFO, load, load_network))
