@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from medfinder.cli.app import main
-from medfinder.volume.nifti import write_nifti
+from medfinder.volume.nifti import read_nifti, write_nifti
 from stubs.cases import CASES, block
 
 
@@ -225,3 +225,66 @@ def test_a_phantom_archive_is_curated_whole(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
     counts = json.loads(done.out)
     assert (counts["studies"], counts["rejections"]) == (2, 0)
+
+
+SMALL_BENCHMARK = (
+    "--benchmark", "--n", 2, "--n-val", 1, "--n-test", 3, "--size", "16x24x24", "--workers", 1,
+)  # fmt: skip
+
+
+def test_phantoms_are_drawn_at_a_size_in_a_language_with_masks(run: Run, tmp_path: Path) -> None:
+    done = run(
+        "phantom", tmp_path, "--n", 2, "--size", "16x24x32", "--language", "es", "--masks",
+        "--split-by", "none", "--workers", 1,
+    )  # fmt: skip
+    assert done.code == 0
+    assert read_nifti(tmp_path / "masks" / "ph1-s000001.nii.gz").shape == (16, 24, 32)
+    rows = (tmp_path / "studies.csv").read_text(encoding="utf-8")
+    assert ",es,," in rows  # no split
+
+
+def test_the_benchmark_is_written_and_each_folder_can_be_curated(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    done = run("phantom", out, *SMALL_BENCHMARK, "--json")
+    drawn = json.loads(done.out)["studies"]
+    assert (drawn["train"], drawn["val"], drawn["unseen-wording"]) == (2, 1, 3)
+    assert f"medfinder curate folder {out}/test" in done.err
+    for split in ("test", "unseen-wording"):  # whose volumes are those of test
+        counts = json.loads(
+            run(
+                "curate", "folder", out / "test", tmp_path / split,
+                "--reports", out / split / "studies.csv", "--json",
+            ).out
+        )  # fmt: skip
+        assert (counts["studies"], counts["rejections"]) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--language", "fr"), "Unknown language 'fr'. Known: en, es, mixed."),
+        (("--split-by", "patients"), "Unknown split 'patients'. Did you mean 'patient'?"),
+        (("--size", "64x96"), "The size '64x96' is not one of a volume. Expected depth x height"),
+        (("--size", "64x96x8"), "at least 16 voxels along each axis, got size (64, 96, 8)"),
+        (("--benchmark", "--dicom"), "written as NIfTI and in its own splits. Leave out --dicom."),
+        (("--benchmark", "--split-by", "none"), "Leave out --split-by."),
+        (("--benchmark", "--n-test", 0), "n_test >= 1"),
+    ],
+)
+def test_phantoms_that_cannot_be_drawn_are_refused(
+    run: Run, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    done = run("phantom", tmp_path / "p", *options)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("options", [("--n", 1), SMALL_BENCHMARK])
+def test_phantoms_are_not_written_to_a_file(
+    run: Run, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    (tmp_path / "p").write_text("kept")
+    done = run("phantom", tmp_path / "p", *options)
+    assert done.code == 2
+    assert f"Phantoms cannot be written to '{tmp_path / 'p'}': it is a file" in done.err

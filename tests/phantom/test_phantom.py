@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medfinder.errors import ConfigError, Mismatch
+from medfinder.errors import ConfigError, InputError, Mismatch
 from medfinder.phantom.case import case_from_dict
 from medfinder.phantom.chest import SMALL, PhantomConfig
 from medfinder.phantom.phantom import COLUMNS, write_phantoms
@@ -67,6 +67,8 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     write_phantoms(tmp_path, 1, seed=5, size=SIZE)
     with pytest.raises(Mismatch, match=r"other settings \(seed 5\).*Choose another folder"):
         write_phantoms(tmp_path, 1, seed=6, size=SIZE)
+    with pytest.raises(Mismatch, match=r"\(config of size \[24, 32, 32\]\)"):
+        write_phantoms(tmp_path, 1, seed=5, size=(24, 32, 40))
 
 
 def test_a_dicom_series_holds_the_same_hu_as_the_nifti_file(tmp_path):
@@ -96,6 +98,35 @@ def test_progress_counts_every_study(tmp_path):
     seen: list[tuple[int, int]] = []
     write_phantoms(tmp_path, 2, size=SIZE, progress=lambda done, n: seen.append((done, n)))
     assert seen == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_masks_may_be_asked_for_later(tmp_path):
+    for folder, dicom in (("n", False), ("d", True)):
+        write_phantoms(tmp_path / folder, 1, seed=7, size=SIZE, dicom=dicom)
+        write_phantoms(tmp_path / folder, 1, seed=7, size=SIZE, dicom=dicom, masks=True)
+        assert (tmp_path / folder / "masks" / "ph7-s000000.nii.gz").exists()
+
+
+@pytest.mark.parametrize("under", [(), ("deeper",)])
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, under):
+    (tmp_path / "taken").write_text("kept")
+    with pytest.raises(InputError, match=r"it is a file, or lies in one\. Expected a folder"):
+        write_phantoms(tmp_path.joinpath("taken", *under), 1, size=SIZE)
+    assert (tmp_path / "taken").read_text() == "kept"
+
+
+def test_a_split_is_by_patient_or_not_made(tmp_path):
+    for split_by in ("patient", "none"):
+        table = write_phantoms(tmp_path, 2, size=SIZE, split_by=split_by)
+        with table.open(newline="", encoding="utf-8") as file:
+            splits = [row["split"] for row in csv.DictReader(file)]
+        assert all(splits) if split_by == "patient" else not any(splits)
+
+
+def test_mixed_reports_are_in_both_languages(tmp_path):
+    table = write_phantoms(tmp_path, 6, size=SIZE, language="mixed")
+    with table.open(newline="", encoding="utf-8") as file:
+        assert {row["language"] for row in csv.DictReader(file)} == {"en", "es"}
 
 
 def test_impossible_numbers_are_refused(tmp_path):

@@ -1,7 +1,7 @@
 """``medfinder phantom``: nothing → synthetic chest CTs with their reports."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -15,36 +15,86 @@ def register(app: typer.Typer) -> None:
 
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    n: Annotated[int, typer.Option(help="How many studies.")] = 20,
+    n: Annotated[
+        int | None,
+        typer.Option(help="How many studies: 20; with --benchmark to train on: 2000."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    split_by: Annotated[
+        str,
+        typer.Option(
+            help="patient: no patient is in two of train, val and test; none: no split is written."
+        ),
+    ] = "patient",
+    language: Annotated[str, typer.Option(help="Of the reports: en, es or mixed.")] = "en",
+    size: Annotated[
+        str,
+        typer.Option(help="Voxels, depth x height x width: 96x160x160; with --benchmark 64x96x96."),
+    ] = "",
+    masks: Annotated[bool, typer.Option("--masks", help="Also write the findings' masks.")] = False,
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Write DICOM series instead of NIfTI.")
     ] = False,
-    language: Annotated[str, typer.Option(help="Language of the reports: en or es.")] = "en",
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark",
+            help="Write the benchmark: a folder for each split, swaps and changed studies.",
+        ),
+    ] = False,
+    n_val: Annotated[int, typer.Option(help="With --benchmark: validation studies.")] = 300,
+    n_test: Annotated[
+        int, typer.Option(help="With --benchmark: studies of each test split.")
+    ] = 500,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Make synthetic chest CTs with reports: for trying things out, not for judging models.
+    """Make synthetic chest CTs with reports: to try things out, and as a benchmark.
 
-    Example: medfinder phantom out --n 200 --seed 1
+    Run again with the same options, it draws only what is missing.
+
+    Examples: medfinder phantom out --n 2000 --seed 1 --split-by patient,
+    medfinder phantom bench --benchmark --language mixed
     """
-    from typing import cast
-
     from medfinder.errors import InputError
-    from medfinder.phantom.phantom import write_phantoms
-    from medfinder.records import Language
+    from medfinder.phantom.phantom import ReportLanguage, write_phantoms
+    from medfinder.registry import unknown
 
-    if language not in ("en", "es"):
-        raise InputError(f"The language is en or es, got {language!r}.")
+    if language not in get_args(ReportLanguage):
+        raise InputError(unknown("language", language, list(get_args(ReportLanguage))))
+    if split_by not in ("patient", "none"):
+        raise InputError(unknown("split", split_by, ["patient", "none"]))
+    options: dict[str, Any] = {
+        "language": cast(ReportLanguage, language),
+        "masks": masks,
+        "workers": workers,
+    }
+    if size:
+        options["size"] = _shape(size)
+    if benchmark:
+        from medfinder.phantom.benchmark import write_benchmark
+
+        if dicom or split_by == "none":
+            raise InputError(
+                "The benchmark is written as NIfTI and in its own splits. "
+                f"Leave out {'--dicom' if dicom else '--split-by'}."
+            )
+        n = 2000 if n is None else n
+        with progress("Drawing the benchmark") as advance:
+            counts = write_benchmark(
+                out, n, seed, n_val=n_val, n_test=n_test, progress=advance, **options
+            )
+        if json_:
+            emit({"folder": str(out), "studies": counts, "seed": seed})
+        done(
+            f"{sum(counts.values())} phantom studies in {len(counts)} folders of {out}",
+            f"medfinder curate folder {out}/test studies --reports {out}/test/studies.csv",
+        )
+        return
+    n = 20 if n is None else n
     with progress("Drawing phantoms") as advance:
         write_phantoms(
-            out,
-            n,
-            seed,
-            dicom=dicom,
-            language=cast(Language, language),
-            workers=workers,
-            progress=advance,
+            out, n, seed, dicom=dicom, split_by=cast(Any, split_by), progress=advance, **options
         )
     if json_:
         emit({"folder": str(out), "studies": n, "seed": seed})
@@ -52,3 +102,17 @@ def phantom(
         f"{n} phantom studies in {out}",
         f"medfinder curate folder {out} studies --reports {out}/studies.csv",
     )
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """Read ``64x96x96``."""
+    from medfinder.errors import InputError
+
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError(
+            f"The size {text!r} is not one of a volume. Expected depth x height x width in voxels, "
+            "such as 64x96x96."
+        )
+    depth, height, width = (int(part) for part in parts)
+    return depth, height, width

@@ -10,9 +10,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ import numpy as np
 
 from medfinder.artifact import atomic_write
 from medfinder.config import config_hash, to_dict
-from medfinder.errors import ConfigError, Mismatch
+from medfinder.errors import ConfigError, InputError, Mismatch
 from medfinder.phantom.acquisition import sample_acquisition
 from medfinder.phantom.case import CaseSpec, sample_case
 from medfinder.phantom.chest import Phantom, PhantomConfig, make_phantom, render, voxel_edge_mm
@@ -43,6 +43,7 @@ COLUMNS = (
     "text",
 )
 
+ReportLanguage = Literal["en", "es", "mixed"]
 Progress = Callable[[int, int], None]
 
 
@@ -55,9 +56,9 @@ def write_phantoms(
     size: tuple[int, int, int] | None = None,
     dicom: bool = False,
     masks: bool = False,
-    language: Literal["en", "es", "mixed"] = "en",
+    language: ReportLanguage = "en",
     p_second_study: float = 0.2,
-    split: bool = True,
+    split_by: Literal["patient", "none"] = "patient",
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
@@ -74,7 +75,8 @@ def write_phantoms(
         size: Shorthand for ``config.size``.
         language: Of the reports; ``"mixed"`` draws one for each study.
         p_second_study: Chance that a study is of the patient before it: same build, new findings.
-        split: Fill the column ``split`` by patient: about 70 / 10 / 20 %.
+        split_by: ``"patient"`` fills the column ``split``, about 70 / 10 / 20 %; ``"none"`` leaves
+            it empty.
         workers: Processes, 0 for one a core; the bytes do not depend on it.
         progress: Called with (done, n) after each study.
 
@@ -83,6 +85,7 @@ def write_phantoms(
 
     Raises:
         ConfigError: `n`, `seed` or `workers` is out of range.
+        InputError: `folder` is a file.
         Mismatch: The folder holds phantoms of other settings.
     """
     if n < 1 or n > 1_000_000 or seed < 0 or workers < 0:
@@ -95,28 +98,63 @@ def write_phantoms(
     if size is not None:
         config = replace(config, size=size)
     folder = Path(folder)
-    workers = workers or len(os.sched_getaffinity(0))
-    _settings(folder, config, seed, p_second_study, dicom)
-    rows = list(_plan(n, seed, config, language, p_second_study))
-    jobs = [(folder, row, config, dicom, masks) for row in rows]
-    todo = [job for job in jobs if not _complete(job)]
-    done = n - len(todo)
-    if progress:
-        progress(done, n)
-    for _ in _run(todo, workers):
-        done += 1
-        if progress:
-            progress(done, n)
-    _tables(folder, rows, config, dicom, masks, split)
+    drawn = replace(config, wording=type(config.wording)())  # another wording: only the tables
+    mark = {
+        "seed": seed,
+        "config": config_hash(drawn),
+        "p_second_study": p_second_study,
+        "dicom": dicom,
+    }
+    keep_settings(folder / "phantoms.json", mark, resolved=to_dict(config))
+    rows = []
+    for row in _plan(n, seed, config, language, p_second_study):
+        file = f"dicom/{row.study_id}" if dicom else f"volumes/{row.study_id}.nii.gz"
+        mask = f"masks/{row.study_id}.nii.gz" if masks else None
+        split = _split(row.patient_id) if split_by == "patient" else ""
+        rows.append(replace(row, file=file, mask=mask, split=split))
+    draw([Job(folder, row, config) for row in rows], workers, progress)
+    write_tables(folder, rows, config)
     return folder / "studies.csv"
 
 
-Row = dict[str, Any]
-Job = tuple[Path, Row, PhantomConfig, bool, bool]
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One study of a folder, as its tables tell it.
+
+    Attributes:
+        seed: For `make_phantom`.
+        file: Path from the folder; a series where it does not end in ``.nii.gz``.
+        mask: Path from the folder; None without one.
+    """
+
+    seed: int
+    patient_id: str
+    study_id: str
+    study_date: str
+    language: Language
+    case: CaseSpec
+    split: str = ""
+    file: str = ""
+    mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One volume to draw, with its mask."""
+
+    folder: Path
+    row: Row
+    config: PhantomConfig
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all its files are there; a file appears whole or not at all."""
+        files = (self.row.file, self.row.mask)
+        return all((self.folder / file).exists() for file in files if file)
 
 
 def _plan(
-    n: int, seed: int, config: PhantomConfig, language: str, p_second_study: float
+    n: int, seed: int, config: PhantomConfig, language: ReportLanguage, p_second_study: float
 ) -> Iterator[Row]:
     """Decide each study's seed, patient, date and language; cheap, and a prefix of any larger n."""
     patient, visit, seen = -1, 0, date(2020, 1, 1)
@@ -139,15 +177,21 @@ def _plan(
         else:
             patient, visit, first = patient + 1, 0, case
             seen = date(2018, 1, 1) + timedelta(days=int(1800 * day))
-        chosen = language if language != "mixed" else ("es" if spanish < 0.5 else "en")
-        yield {
-            "seed": seed * 1_000_000 + i,
-            "patient_id": f"ph{seed}-p{patient:06d}",
-            "study_id": f"ph{seed}-s{i:06d}",
-            "study_date": seen.isoformat(),
-            "language": chosen,
-            "case": case,
-        }
+        yield Row(
+            seed=seed * 1_000_000 + i,
+            patient_id=f"ph{seed}-p{patient:06d}",
+            study_id=f"ph{seed}-s{i:06d}",
+            study_date=seen.isoformat(),
+            language=spoken(language, spanish),
+            case=case,
+        )
+
+
+def spoken(language: ReportLanguage, draw: float) -> Language:
+    """Return the language of one report; `draw`, in 0 to 1, decides where they are mixed."""
+    if language == "mixed":
+        return "es" if draw < 0.5 else "en"
+    return language
 
 
 def _split(patient_id: str) -> Split:
@@ -156,19 +200,22 @@ def _split(patient_id: str) -> Split:
     return "train" if draw < 0.7 else "val" if draw < 0.8 else "test"
 
 
-def _file(row: Row, dicom: bool) -> str:
-    return f"dicom/{row['study_id']}" if dicom else f"volumes/{row['study_id']}.nii.gz"
+def draw(jobs: list[Job], workers: int, progress: Progress | None = None) -> None:
+    """Draw the volumes that are not there yet.
 
-
-def _mask_file(row: Row) -> str:
-    return f"masks/{row['study_id']}.nii.gz"
-
-
-def _complete(job: Job) -> bool:
-    folder, row, _, dicom, masks = job
-    return (folder / _file(row, dicom)).exists() and (
-        not masks or (folder / _mask_file(row)).exists()
-    )
+    Args:
+        workers: Processes, 0 for one a core; the bytes do not depend on it.
+        progress: Called with (done, all) at first and after each volume.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    todo = [job for job in jobs if not job.is_done]
+    done = len(jobs) - len(todo)
+    if progress:
+        progress(done, len(jobs))
+    for _ in _run(todo, workers):
+        done += 1
+        if progress:
+            progress(done, len(jobs))
 
 
 def _run(jobs: list[Job], workers: int) -> Iterator[None]:
@@ -186,14 +233,16 @@ def _run(jobs: list[Job], workers: int) -> Iterator[None]:
 
 
 def _write_one(job: Job) -> None:
-    folder, row, config, dicom, masks = job
-    phantom = make_phantom(row["seed"], config, row["case"])
+    folder, row = job.folder, job.row
+    phantom = make_phantom(row.seed, job.config, row.case)
     volume = _tagged(phantom, row)
-    target = folder / _file(row, dicom)
-    if masks:
+    target = folder / row.file
+    if row.mask:
         labels = Volume(phantom.lesion_mask, phantom.volume.affine)
-        _write_nifti(labels, folder / _mask_file(row))
-    if not dicom:
+        _write_nifti(labels, folder / row.mask)
+    if target.exists():  # only the mask was asked for
+        return
+    if target.name.endswith(".nii.gz"):
         _write_nifti(volume, target)
         return
     from medfinder.volume.dicom_writer import write_dicom_series
@@ -205,11 +254,11 @@ def _write_one(job: Job) -> None:
     write_dicom_series(
         volume,
         aside,
-        patient_id=row["patient_id"],
-        study_id=row["study_id"],
+        patient_id=row.patient_id,
+        study_id=row.study_id,
         sex=phantom.case.sex,
         age=phantom.case.age,
-        study_date=row["study_date"],
+        study_date=row.study_date,
         manufacturer=phantom.acquisition.manufacturer,
     )
     aside.rename(target)
@@ -223,76 +272,94 @@ def _write_nifti(volume: Volume, path: Path) -> None:
 
 
 def _tagged(phantom: Phantom, row: Row) -> Volume:
-    identity = {k: row[k] for k in ("patient_id", "study_id", "study_date")}
-    return replace(phantom.volume, series_id=row["study_id"], tags=phantom.volume.tags | identity)
-
-
-def _settings(
-    folder: Path, config: PhantomConfig, seed: int, p_second_study: float, dicom: bool
-) -> None:
-    """Refuse a folder of other settings; a different wording only rewrites the tables."""
-    drawn = replace(config, wording=type(config.wording)())
-    mark = {
-        "seed": seed,
-        "config": config_hash(drawn),
-        "p_second_study": p_second_study,
-        "dicom": dicom,
+    identity = {
+        "patient_id": row.patient_id,
+        "study_id": row.study_id,
+        "study_date": row.study_date,
     }
-    path = folder / "phantoms.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        found = json.loads(path.read_bytes())
-        if {key: found.get(key) for key in mark} != mark:
-            raise Mismatch(
-                f"The folder {str(folder)!r} holds phantoms of other settings (seed {found.get('seed')}): "
-                "expected the same seed, size and options. Choose another folder."
-            )
+    return replace(phantom.volume, series_id=row.study_id, tags=phantom.volume.tags | identity)
+
+
+def keep_settings(path: Path, mark: dict[str, Any], **notes: Any) -> None:
+    """Note a folder's settings at its first run, and refuse others at a later one.
+
+    Args:
+        path: In the folder, which is made where absent.
+        mark: What must not change.
+        notes: What is noted beside it.
+
+    Raises:
+        InputError: The folder of `path` is a file, or lies in one.
+        Mismatch: The folder was begun with another `mark`.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"Phantoms cannot be written to {str(folder)!r}: it is a file, or lies in one. Expected "
+            "a folder, new or of an earlier run. Choose another path.",
+            rule="phantom",
+        ) from None
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(json.dumps(mark | notes, indent=2).encode() + b"\n")
         return
-    with atomic_write(path) as file:
-        file.write(json.dumps(mark | {"resolved": to_dict(config)}, indent=2).encode() + b"\n")
+    found = json.loads(path.read_bytes())
+    shown = found | {"config": f"of size {found.get('resolved', {}).get('size')}"}
+    other = ", ".join(f"{key} {shown.get(key)}" for key in mark if found.get(key) != mark[key])
+    if other:
+        raise Mismatch(
+            f"The folder {str(folder)!r} holds phantoms of other settings ({other}): "
+            "expected the same seed, size and options. Choose another folder."
+        )
 
 
-def _tables(
-    folder: Path, rows: list[Row], config: PhantomConfig, dicom: bool, masks: bool, split: bool
-) -> None:
+def write_tables(folder: Path, rows: list[Row], config: PhantomConfig) -> None:
+    """Write ``truth.jsonl`` and ``studies.csv``, from the seeds alone."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     truth = []
     for row in rows:
-        case: CaseSpec = row["case"]
-        language: Language = row["language"]
+        case = row.case
         scan = sample_acquisition(
-            row["seed"], config.size, case.habitus.lung_height_mm, shift=config.acquisition
+            row.seed, config.size, case.habitus.lung_height_mm, shift=config.acquisition
         )
         table.writerow(
             {
-                "file": _file(row, dicom),
-                "patient_id": row["patient_id"],
-                "study_id": row["study_id"],
+                "file": row.file,
+                "patient_id": row.patient_id,
+                "study_id": row.study_id,
                 "sex": case.sex,
                 "age": case.age,
-                "study_date": row["study_date"],
+                "study_date": row.study_date,
                 "manufacturer": scan.manufacturer,
                 "body_part": "chest",
-                "language": language,
-                "split": _split(row["patient_id"]) if split else "",
-                "text": word(case, row["seed"], language, config.wording, phase=scan.phase),
+                "language": row.language,
+                "split": row.split,
+                "text": word(case, row.seed, row.language, config.wording, phase=scan.phase),
             }
         )
-        line = {
-            "file": _file(row, dicom),
-            "study_id": row["study_id"],
-            "seed": row["seed"],
-            "case": case.to_dict(),
-            "acquisition": to_dict(scan),
-            "mask": _mask_file(row) if masks else None,
-        }
-        truth.append(json.dumps(line))
-    with atomic_write(folder / "truth.jsonl") as file:
-        file.write(("\n".join(truth) + "\n").encode())
+        truth.append(
+            {
+                "file": row.file,
+                "study_id": row.study_id,
+                "seed": row.seed,
+                "case": case.to_dict(),
+                "acquisition": to_dict(scan),
+                "mask": row.mask,
+            }
+        )
+    write_lines(folder / "truth.jsonl", truth)
     with atomic_write(folder / "studies.csv") as file:
         file.write(text.getvalue().encode())
+
+
+def write_lines(path: Path, lines: Iterable[Any]) -> None:
+    """Write JSON Lines, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 __all__ = ["Phantom", "PhantomConfig", "make_phantom", "render", "write_phantoms"]
