@@ -13,6 +13,7 @@ from medfinder.model.lora import merge_low_rank
 from medfinder.model.pretrained.astra import AstraEncoder
 from medfinder.model.resnet3d import InflatedResNet, from_published
 from medfinder.model.volume_encoder import VolumeEncoder, VolumeEncoderConfig, volume_networks
+from medfinder.model.volume_pretrained import TrainedNetwork
 from medfinder.volume.preprocess import PreprocessConfig
 from stubs.encoders import GridEncoder, WordEncoder
 
@@ -266,3 +267,10 @@ def test_astra_gives_its_network(
     assert info == astra.INFO
     batch: npt.NDArray[np.float32] = np.random.default_rng(0).random((1, 1, *SIZE), np.float32)
     assert network(torch.from_numpy(batch)).shape == (1, 256, 2, 2, 2)
+
+
+def test_nothing_is_dropped_out_while_updates_are_trained() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 8, 1), nn.Dropout(0.5), nn.Conv3d(8, 256, 1))
+    update = TrainedNetwork(network, replace(INFO, n_regions=(2, 2, 2)), 2)
+    volumes = torch.rand(1, 1, 2, 2, 2)
+    assert torch.equal(update.train()(volumes), update.train()(volumes))

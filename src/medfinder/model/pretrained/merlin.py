@@ -78,6 +78,7 @@ INFO = EncoderInfo(
         windows_hu=((-1000.0, 1000.0),),
     ),
     n_regions=(10, 7, 7),
+    region_dim=2048,
 )
 
 
