@@ -228,7 +228,7 @@ def test_a_phantom_archive_is_curated_whole(run: Run, tmp_path: Path) -> None:
 
 
 SMALL_BENCHMARK = (
-    "--benchmark", "--n", 2, "--n-val", 1, "--n-test", 3, "--size", "16x24x24", "--workers", 1,
+    "--benchmark", "--n", 2, "--n-val", 1, "--n-test", 3, "--size", "24x24x24", "--workers", 1,
 )  # fmt: skip
 
 
@@ -245,14 +245,14 @@ def test_phantoms_are_drawn_at_a_size_in_a_language_with_masks(run: Run, tmp_pat
 
 def test_the_benchmark_is_written_and_each_folder_can_be_curated(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "b"
-    done = run("phantom", out, *SMALL_BENCHMARK, "--json")
+    done = run("phantom", out, *SMALL_BENCHMARK, "--masks", "--json")
     drawn = json.loads(done.out)["studies"]
     assert (drawn["train"], drawn["val"], drawn["unseen-wording"]) == (2, 1, 3)
-    assert f"medfinder curate folder {out}/test" in done.err
+    assert f"medfinder curate folder {out}/test/volumes" in done.err
     for split in ("test", "unseen-wording"):  # whose volumes are those of test
         counts = json.loads(
             run(
-                "curate", "folder", out / "test", tmp_path / split,
+                "curate", "folder", out / "test" / "volumes", tmp_path / split,
                 "--reports", out / split / "studies.csv", "--json",
             ).out
         )  # fmt: skip

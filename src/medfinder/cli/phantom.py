@@ -88,7 +88,7 @@ def phantom(
             emit({"folder": str(out), "studies": counts, "seed": seed})
         done(
             f"{sum(counts.values())} phantom studies in {len(counts)} folders of {out}",
-            f"medfinder curate folder {out}/test studies --reports {out}/test/studies.csv",
+            f"medfinder curate folder {out}/test/volumes studies --reports {out}/test/studies.csv",
         )
         return
     n = 20 if n is None else n
@@ -98,9 +98,10 @@ def phantom(
         )
     if json_:
         emit({"folder": str(out), "studies": n, "seed": seed})
+    volumes = out / ("dicom" if dicom else "volumes") if masks else out  # masks are no studies
     done(
         f"{n} phantom studies in {out}",
-        f"medfinder curate folder {out} studies --reports {out}/studies.csv",
+        f"medfinder curate folder {volumes} studies --reports {out}/studies.csv",
     )
 
 
