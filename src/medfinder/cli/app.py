@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import medfinder
-from medfinder.cli import curate, demo, encode, findings, index, listing, phantom, search, serve
+from medfinder.cli import (
+    curate,
+    demo,
+    encode,
+    findings,
+    index,
+    listing,
+    phantom,
+    search,
+    serve,
+    train,
+)
 from medfinder.cli.talk import fail
 from medfinder.errors import MedFinderError
 
@@ -40,7 +51,7 @@ def options(
         os.environ["MEDFINDER_DEBUG"] = "1"
 
 
-for module in (demo, curate, index, search, serve, encode, findings, phantom, listing):
+for module in (demo, curate, train, index, search, serve, encode, findings, phantom, listing):
     module.register(app)
 
 

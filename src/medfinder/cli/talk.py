@@ -34,8 +34,8 @@ class _Rate(ProgressColumn):
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left on stderr; yields ``advance(done, total)``."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """Show a bar with rate and time left on stderr; yields ``advance(done, total, what=what)``."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,7 +47,16 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     with bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        shown = what
+
+        def advance(done: int, total: int, what: str = what) -> None:
+            nonlocal shown
+            if what != shown:  # another part of the work has a rate of its own
+                shown = what
+                bar.reset(task, description=what)
+            bar.update(task, completed=done, total=total)
+
+        yield advance
 
 
 def say(text: str) -> None:

@@ -149,18 +149,24 @@ class DualStream(nn.Module):
 
     def pool(self, regions: Tensor, others: Tensor | None = None) -> Tensor:
         """Turn regions into embeddings, (B, N, width) -> (B, dim); see `embed_volumes`."""
+        return self.normalised(self.project(regions, others))
+
+    def project(self, regions: Tensor, others: Tensor | None = None) -> Tensor:
+        """Turn regions into vectors of any length, which `normalised` makes embeddings."""
         if self.fusion is not None:
             regions = self.fusion(regions, regions if others is None else others)
         if self.config.pooling == "mean":
             pooled = regions.mean(1)
         else:
             pooled = F.gelu(self.narrow(regions)).flatten(1)
-        return self._normalised(self.volume_head(pooled))
+        projected: Tensor = self.volume_head(pooled)
+        return projected
 
     def embed_texts(self, tokens: Tokens) -> TextOutput:
         """Embed what ``self.text.tokenize`` made."""
         features = self.text(tokens)
-        return TextOutput(self._normalised(self.text_head(features.pooled)), features)
+        return TextOutput(self.normalised(self.text_head(features.pooled)), features)
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def normalised(self, x: Tensor) -> Tensor:
+        """Scale rows to length 1, where the model is normalised."""
         return F.normalize(x, dim=-1) if self.config.normalised else x

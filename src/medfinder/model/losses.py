@@ -4,7 +4,7 @@ Below, v_i and t_i are the L2-normalised embeddings of volume i and report i, ta
 None of these functions holds state, draws random numbers or knows a network.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -124,13 +124,37 @@ def gathered(rows: Tensor) -> Tensor:
     Gradients are those of one process that held the whole batch, when the processes' gradients are
     then averaged, as DistributedDataParallel does, and each computes the loss of the whole batch.
 
+    Args:
+        rows: (B, ...), as many in every process.
+
     Returns:
-        (world x B, dim) in the order of ranks; `rows` itself where there is one process.
+        (world x B, ...) in the order of ranks; `rows` itself where there is one process.
     """
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
-    from torch.distributed.nn.functional import all_gather
+    every: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    return every
 
-    return torch.cat(all_gather(rows))  # type: ignore[no-untyped-call]
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows; backwards, the sum of what every process asks of one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        ctx.n = len(rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        import torch.distributed as dist
+
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        first = dist.get_rank() * ctx.n
+        return whole[first : first + ctx.n]

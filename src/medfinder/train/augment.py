@@ -38,14 +38,17 @@ def view(volumes: Tensor, config: AugmentConfig, generator: torch.Generator) -> 
     """Return a random view of each volume.
 
     Args:
-        volumes: (B, C, D, H, W) uint8, 0..255.
-        generator: CPU; its draws alone decide the view.
+        volumes: (B, C, D, H, W) uint8 in 0..255, or floats in 0..1.
+        generator: CPU; its draws alone decide the view. Noise is drawn on the volumes' device, so
+            that it differs between kinds of device.
 
     Returns:
         float32 of the same shape, in 0..1.
     """
     b = len(volumes)
-    x = volumes.to(torch.float32).div_(255)
+    x = volumes.to(torch.float32, copy=True)
+    if volumes.dtype == torch.uint8:
+        x.div_(255)
     draws = torch.rand(b, 3, generator=generator) * 2 - 1
     gains = (1 + config.gain * draws[:, 0]).to(x.device)[:, None, None, None, None]
     offsets = (config.offset * draws[:, 1]).to(x.device)[:, None, None, None, None]
@@ -53,8 +56,13 @@ def view(volumes: Tensor, config: AugmentConfig, generator: torch.Generator) -> 
         x = (x - 0.5).mul_(gains).add_(0.5 + offsets)
     if config.noise:
         sd = (config.noise * draws[:, 2].abs()).to(x.device)[:, None, None, None, None]
-        grain = torch.randn(x[:, :1].shape, generator=generator)
-        x = x.addcmul_(grain.to(x.device), sd)
+        if x.device.type == "cpu":
+            near = generator
+        else:  # on a GPU, noise from the CPU would take longer than the step
+            near = torch.Generator(x.device)
+            near.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        grain = torch.randn(x[:, :1].shape, generator=near, device=x.device)
+        x = x.addcmul_(grain, sd)
     m = config.shift_voxels
     if m:
         shifts = torch.randint(-m, m + 1, (b, 3), generator=generator).tolist()

@@ -1,0 +1,300 @@
+"""A dataset's studies -> what training reads: preprocessed volumes in one file, reports, findings.
+
+Every volume is read and preprocessed once, into its place in one memory-mapped array; what was done
+is appended to a journal, so a run that is killed goes on where it stopped. Knows no network and no
+batch.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.config import config_hash
+from medfinder.errors import ArtifactError, ConfigError, InputError
+from medfinder.records import Finding, Rejection, Split, Study
+from medfinder.studies import digest
+from medfinder.volume.cache import PREPROCESS_VERSION
+from medfinder.volume.checks import CheckConfig
+from medfinder.volume.preprocess import PreprocessConfig, preprocess
+from medfinder.volume.read import read_volume
+
+VOLUMES, JOURNAL = "volumes.npy", "journal.jsonl"
+P_VAL = 0.1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Studies as training and its validation read them.
+
+    Attributes:
+        study_ids, patient_ids: N each.
+        volumes: (M, C, D, H, W), M >= N, as `preprocess` makes them; possibly memory-mapped.
+        reports: Each study's paraphrases of its report, mostly one; () for a study without one.
+        preprocess: What made `volumes`.
+        findings: Of each report; () for none known.
+        rows: (N,) the study's place in `volumes`; None for 0, 1, ....
+        rejections: Studies that could not be read.
+    """
+
+    study_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    volumes: npt.NDArray[Any]
+    reports: tuple[tuple[str, ...], ...]
+    preprocess: PreprocessConfig
+    findings: tuple[tuple[Finding, ...], ...] = ()
+    rows: npt.NDArray[np.int64] = None  # type: ignore[assignment]
+    rejections: tuple[Rejection, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.study_ids)
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(n))
+        if not self.findings:
+            object.__setattr__(self, "findings", ((),) * n)
+        lengths = {
+            "patient_ids": len(self.patient_ids),
+            "reports": len(self.reports),
+            "findings": len(self.findings),
+            "rows": len(self.rows),
+        }
+        for name, length in lengths.items():
+            if length != n:
+                raise ConfigError(f"A training set of {n} studies has {length} {name}.")
+        twice = [name for name, k in Counter(self.study_ids).items() if k > 1]
+        if twice:
+            raise ConfigError(f"The study {twice[0]} is in a training set twice.")
+        expected = (self.preprocess.n_channels, *(self.preprocess.size or ()))
+        got = (self.volumes.dtype.name, *self.volumes.shape[1:])
+        if got != (self.preprocess.dtype, *expected):
+            raise ConfigError(
+                f"The volumes of a training set are {got[0]} of shape {got[1:]} each, but its "
+                f"preprocessing makes {self.preprocess.dtype} of shape {expected}."
+            )
+        if n and int(self.rows.max()) >= len(self.volumes):
+            raise ConfigError(f"A training set of {n} studies has {len(self.volumes)} volumes.")
+
+    def __len__(self) -> int:
+        return len(self.study_ids)
+
+    def iter_volumes(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield each study's volume, (C, D, H, W)."""
+        return (self.volumes[row] for row in self.rows)
+
+    @cached_property
+    def report_groups(self) -> npt.NDArray[np.int64]:
+        """(N,) a number equal for studies that share a report text, directly or through a third.
+
+        -1 for a study without a report.
+        """
+        parent = list(range(len(self)))
+
+        def root(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            return i
+
+        first: dict[str, int] = {}
+        for i, texts in enumerate(self.reports):
+            for text in texts:
+                parent[root(i)] = root(first.setdefault(text, i))
+        return np.array([root(i) if self.reports[i] else -1 for i in range(len(self))], np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that change with the studies, their reports or the preprocessing."""
+        return _digest(
+            [[i, *texts] for i, texts in zip(self.study_ids, self.reports, strict=True)],
+            self.preprocess,
+        )
+
+
+def split_of(studies: Sequence[Study], split: Split) -> list[Study]:
+    """Return the studies of a split; where no study has one, a tenth of the patients is "val".
+
+    Raises:
+        InputError: A patient is in both "train" and "val", or nothing is in the split.
+    """
+    if not any(study.split for study in studies):
+        chosen = [s for s in studies if (_share(s.patient_id) < P_VAL) == (split == "val")]
+        chosen = [] if split == "test" else chosen
+    else:
+        patients = {
+            name: {s.patient_id for s in studies if s.split == name} for name in ("train", "val")
+        }
+        both = patients["train"] & patients["val"]
+        if both:
+            raise InputError(
+                f"{len(both)} patients have studies in both splits, train and val: a model would be "
+                "judged on patients that it knows. Split by patient.",
+                rule="split",
+            )
+        chosen = [s for s in studies if s.split == split]
+    if not chosen:
+        raise InputError(
+            f"None of {len(studies)} studies is in the split {split!r}. Give the table of reports a "
+            "column 'split' with train and val, or more patients.",
+            rule="split",
+        )
+    return chosen
+
+
+def prepare_set(
+    studies: Sequence[Study],
+    folder: Path,
+    config: PreprocessConfig,
+    *,
+    check: CheckConfig | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Read and preprocess studies into one memory-mapped file; resumable.
+
+    Args:
+        studies: Of one split.
+        folder: A folder below it is named by the studies' content and the preprocessing, so that
+            other studies or another preprocessing never meet these volumes.
+        config: With a `size`.
+        check: Limits that the volumes were curated with.
+        workers: Processes; 0 for one a core.
+        progress: Called with (done, total) after each study.
+
+    Returns:
+        The studies that could be read; the others are `TrainingSet.rejections`.
+
+    Raises:
+        ConfigError: `config` has no size.
+        InputError: No study could be read.
+        ArtifactError: A process that read volumes was ended from outside.
+    """
+    if config.size is None:
+        raise ConfigError("Setting preprocess.size is missing: training needs volumes of one size.")
+    studies = sorted(studies, key=lambda s: s.study_id)
+    key = _digest([[s.study_id, digest(s)] for s in studies], config)
+    place = folder / key
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / VOLUMES
+    shape = (len(studies), config.n_channels, *config.size)
+    seen = _read_journal(place / JOURNAL)
+    if not path.is_file():
+        seen = {}
+        (place / JOURNAL).unlink(missing_ok=True)
+        _allocate(path, shape, config.dtype)
+    todo = [i for i in range(len(studies)) if i not in seen]
+    jobs = [(i, studies[i], str(path), config, check or CheckConfig()) for i in todo]
+    with (place / JOURNAL).open("a", encoding="utf-8") as journal:
+        for n, entry in enumerate(_run(jobs, workers), 1):
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            seen[entry["row"]] = entry
+            if progress:
+                progress(len(studies) - len(todo) + n, len(studies))
+    good = [i for i in range(len(studies)) if "rule" not in seen[i]]
+    if not good:
+        raise InputError(
+            f"None of {len(studies)} volumes could be read, the first because: {seen[0]['reason']}",
+            rule="nothing-usable",
+        )
+    return TrainingSet(
+        study_ids=tuple(studies[i].study_id for i in good),
+        patient_ids=tuple(studies[i].patient_id for i in good),
+        volumes=np.load(path, mmap_mode="r"),
+        reports=tuple(_report(studies[i]) for i in good),
+        preprocess=config,
+        findings=tuple(studies[i].findings for i in good),
+        rows=np.array(good, np.int64),
+        rejections=tuple(
+            Rejection(studies[i].study_id, e["rule"], e["reason"])
+            for i, e in sorted(seen.items())
+            if "rule" in e
+        ),
+    )
+
+
+_Job = tuple[int, Study, str, PreprocessConfig, CheckConfig]
+
+
+def _fill(job: _Job) -> dict[str, Any]:
+    """Read one study into its row; return its line of the journal."""
+    row, study, path, config, check = job
+    try:
+        source = Path(study.volume_path)
+        series = study.series_id if source.is_dir() else None
+        volume = read_volume(source, series_id=series, config=check)
+        if volume.content_hash != study.volume_hash:
+            raise InputError(
+                "The volume is not the one that was curated: its content has changed. "
+                "Run 'medfinder curate' again.",
+                rule="changed-volume",
+            )
+        made = preprocess(volume, config, n_threads=1)
+        if not np.isfinite(made).all():
+            raise InputError("The volume holds values that are not finite.", rule="not-finite")
+    except InputError as error:
+        return {"row": row, "rule": error.rule, "reason": str(error)}
+    np.load(path, mmap_mode="r+")[row] = made
+    return {"row": row}
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[dict[str, Any]]:
+    n = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    if n <= 1:
+        yield from map(_fill, jobs)
+        return
+    try:
+        with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(_fill, jobs, chunksize=max(1, min(16, len(jobs) // (4 * n))))
+    except BrokenProcessPool:
+        raise ArtifactError(
+            "A process that read volumes was ended from outside, perhaps for want of memory. Run "
+            "the same command again: it goes on where it stopped."
+        ) from None
+
+
+def _allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Make a sparse array file that is complete or absent."""
+    temporary = path.with_suffix(".tmp.npy")
+    np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+    os.replace(temporary, path)
+
+
+def _read_journal(path: Path) -> dict[int, dict[str, Any]]:
+    seen = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+            seen[int(entry["row"])] = entry
+        except (ValueError, KeyError, TypeError):
+            continue  # the line that a kill cut short: its study is read again
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+    return seen
+
+
+def _report(study: Study) -> tuple[str, ...]:
+    return (study.report.text,) if study.report and study.report.text.strip() else ()
+
+
+def _share(patient_id: str) -> float:
+    """Return a number in [0, 1) that a patient keeps whatever other patients there are."""
+    return int(hashlib.sha256(patient_id.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _digest(studies: list[list[str]], config: PreprocessConfig) -> str:
+    what = json.dumps([studies, config_hash(config), PREPROCESS_VERSION])
+    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()[:16]
