@@ -195,15 +195,17 @@ def test_pairs_end_where_there_are_no_more_changes():
     assert counterfactual_pairs(normal, 10) == []
 
 
+WIDE = {"cardiomegaly", "pneumothorax", "emphysema", "ground glass pattern", "multiple nodules"}
+"""Findings that move or cover whole organs, or lie in many places."""
+
+
 def test_a_changed_volume_differs_only_near_the_changed_finding():
-    """The noise is the same everywhere else: what a scan blurs reaches three voxels."""
-    pairs = counterfactual_pairs(STUDIES["test"], 43)
-    local = ("nodule", "pulmonary mass", "adenopathy", "liver cyst", "consolidation")
-    asked = 0
-    for original, changed, change in pairs:
-        if change.name not in local:
+    """The noise is the same everywhere else; six voxels hold its margin, its shadow and the blur."""
+    asked = set()
+    for original, changed, change in counterfactual_pairs(STUDIES["test"], 43):
+        if change.name in WIDE or change.attribute == "level":
             continue
-        asked += 1
+        asked.add(change.name)
         a, b = (
             make_phantom(s.seed, PhantomConfig(size=SMALL), s.case) for s in (original, changed)
         )
@@ -211,11 +213,10 @@ def test_a_changed_volume_differs_only_near_the_changed_finding():
         for phantom in (a, b):
             place = 1 + [f.name for f in phantom.case.findings].index(change.name)
             near |= phantom.lesion_mask == place
-        assert near.any()
         differs = a.volume.stored != b.volume.stored
-        assert differs.any()
-        assert not (differs & ~grown(near, 4)).any(), change
-    assert asked >= 8
+        assert differs.any(), change
+        assert not (differs & ~grown(near, 6)).any(), change
+    assert len(asked) >= 16
 
 
 def grown(mask: np.ndarray, by: int) -> np.ndarray:
