@@ -4,6 +4,7 @@ Importing this registers the encoders that come with MedFinder; it imports no to
 weights.
 """
 
+import medfinder.model.hub
 import medfinder.model.pretrained.astra
 import medfinder.model.pretrained.biomedclip_slices
 import medfinder.model.pretrained.colipri

@@ -36,6 +36,7 @@ from medfinder.errors import (
     Mismatch,
     UnknownName,
 )
+from medfinder.model.card import model_card
 from medfinder.model.encoder import EncoderInfo
 from medfinder.volume.preprocess import PreprocessConfig
 
@@ -64,6 +65,7 @@ class Checkpoint:
         dim: Of the joint space.
         n_regions: Along (D, H, W).
         region_dim: Features of a region.
+        n_parameters: Numbers in the weights.
         model: `medfinder.model.dual_stream.ModelConfig` as plain JSON.
         files: Name -> SHA-256 of the weights' and the tokeniser's files.
         weights_dtype: Of the tensors with more than one axis; others are always float32.
@@ -78,6 +80,7 @@ class Checkpoint:
     dim: int
     n_regions: tuple[int, int, int]
     region_dim: int
+    n_parameters: int
     model: dict[str, Any]
     files: dict[str, str]
     weights_dtype: WeightsType
@@ -105,6 +108,7 @@ class Checkpoint:
             needs=needs or "nothing: it is a folder",
             preprocess=from_dict(PreprocessConfig, self.model["preprocess"], "preprocess."),
             n_regions=self.n_regions,
+            region_dim=self.region_dim,
             where=where,
         )
 
@@ -118,7 +122,7 @@ def save_checkpoint(
     dtype: WeightsType = "float32",
     name: str = LIBRARY,
     licence: str = "Apache-2.0",
-    source: str = "a training run of this machine",
+    source: str = "not recorded",
 ) -> Path:
     """Write a checkpoint; one that is there before is replaced as a whole or stays as it was.
 
@@ -126,8 +130,10 @@ def save_checkpoint(
     leaves the one before under another name, where `read_checkpoint` finds it.
 
     Args:
-        card: Text of ``README.md``; see `medfinder.model.card.model_card`.
-        training: What ``training.json`` says: recipe, data, measures; plain JSON types.
+        card: Text of ``README.md``; None for `medfinder.model.card.model_card` where `training` is
+            given, else no card.
+        training: What ``training.json`` says: recipe, data, measures; plain JSON types. The card
+            reads some names of it: see `model_card`.
         dtype: "float16" halves the file, for shipping; scalars and vectors stay float32.
         name: What users call the model.
         licence: Of the weights.
@@ -157,7 +163,9 @@ def save_checkpoint(
         _check_replaceable(folder)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         aside.mkdir()
-        _fill(aside, model, tensors, dtype, (name, licence, source))
+        checkpoint = _fill(aside, model, tensors, dtype, (name, licence, source))
+        if card is None and training is not None:
+            card = model_card(checkpoint, training)
         for file, text in ((CARD, card), (TRAINING, notes)):
             if text is not None:
                 _write(aside / file, text.encode())
@@ -225,6 +233,21 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def check_files(folder: Path, checkpoint: Checkpoint) -> None:
+    """Compare the files with what ``config.json`` says of them.
+
+    Raises:
+        Mismatch: One has changed since it was written.
+    """
+    for file, expected in checkpoint.files.items():
+        found = _sha256(folder / file)
+        if found != expected:
+            raise Mismatch(
+                f"The {file} of {str(folder)!r} has SHA-256 {found[:12]}…, {CONFIG} says "
+                f"{expected[:12]}…: it is damaged or another checkpoint's. Copy it again, whole."
+            )
+
+
 def load_checkpoint(folder: str | Path) -> "DualStream":
     """Build the model and fill it: on the CPU, float32, in evaluation mode.
 
@@ -267,18 +290,21 @@ def load_checkpoint(folder: str | Path) -> "DualStream":
     return model.eval()
 
 
-def load_encoder_from(folder: str | Path, where: str | None = None) -> "JointEncoder":
+def load_encoder_from(
+    folder: str | Path, where: str | None = None, needs: str = ""
+) -> "JointEncoder":
     """Load a checkpoint as an encoder, on the GPU if there is one; see `load_checkpoint`.
 
     Args:
         where: `EncoderInfo.where`; None for the folder's full path.
+        needs: `EncoderInfo.needs`.
     """
     import torch
 
     from medfinder.model.joint_encoder import JointEncoder
 
     path = os.path.abspath(folder) if where is None else where
-    info = read_checkpoint(folder).info(path)
+    info = read_checkpoint(folder).info(path, needs)
     return JointEncoder(
         load_checkpoint(folder),
         name=info.name,
@@ -286,7 +312,7 @@ def load_encoder_from(folder: str | Path, where: str | None = None) -> "JointEnc
         licence=info.licence,
         source=info.source,
         needs=info.needs,
-        where=path,
+        where=info.where,
         device="cuda" if torch.cuda.is_available() else None,
     )
 
@@ -326,7 +352,8 @@ def _fill(
     tensors: "dict[str, Tensor]",
     dtype: WeightsType,
     names: tuple[str, str, str],
-) -> None:
+) -> Checkpoint:
+    """Write all but card and notes."""
     from safetensors.torch import save
 
     try:
@@ -343,6 +370,7 @@ def _fill(
         dim=model.config.dim,
         n_regions=model.volume.n_regions,
         region_dim=model.volume.width,
+        n_parameters=sum(tensor.numel() for tensor in tensors.values()),
         model=to_dict(model.config),
         files={file: _sha256(path) for file, path in files.items()},
         weights_dtype=dtype,
@@ -354,8 +382,9 @@ def _fill(
     for path in files.values():
         _sync(path)
     own = {**checkpoint.files, WEIGHTS: hashlib.sha256(whole).hexdigest()}
-    said = to_dict(dataclasses.replace(checkpoint, files=own))
-    _write(aside / CONFIG, _json(said).encode())
+    checkpoint = dataclasses.replace(checkpoint, files=own)
+    _write(aside / CONFIG, _json(to_dict(checkpoint)).encode())
+    return checkpoint
 
 
 def _digests(checkpoint: Checkpoint) -> str:
@@ -459,13 +488,7 @@ def _read_weights(folder: Path, checkpoint: Checkpoint) -> "tuple[dict[str, Tens
     """Return the tensors, and what the header says of the settings."""
     from safetensors import SafetensorError, safe_open
 
-    for file, expected in checkpoint.files.items():
-        found = _sha256(folder / file)
-        if found != expected:
-            raise Mismatch(
-                f"The {file} of {str(folder)!r} has SHA-256 {found[:12]}…, {CONFIG} says "
-                f"{expected[:12]}…: it is damaged or another checkpoint's. Copy it again, whole."
-            )
+    check_files(folder, checkpoint)
     try:
         with safe_open(folder / WEIGHTS, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118

@@ -115,13 +115,38 @@ def list_encoders() -> list[EncoderInfo]:
     return [encoders.get(name).info for name in encoders]
 
 
+def find_encoder(name: str) -> EncoderEntry:
+    """Return what a name stands for; imports no torch, reads no weights.
+
+    Args:
+        name: Of an encoder; a checkpoint's folder; or a repository of the Hub that holds one,
+            ``owner/name`` or ``owner/name@revision``, which is fetched unless it is in the cache.
+
+    Raises:
+        UnknownName: It stands for nothing; the message lists the encoders.
+        MissingExtra: The repository is neither in the cache nor within reach.
+        InputError: There is no such repository.
+        ArtifactError, ConfigError: The folder or repository is no checkpoint, or a damaged one.
+    """
+    if name in encoders:
+        return encoders.get(name)
+    from medfinder.model import hub
+
+    return hub.entry(name) or encoders.get(name)
+
+
 def load_encoder(name: str) -> Encoder:
     """Load an encoder with its weights.
+
+    Args:
+        name: See `find_encoder`.
 
     Raises:
         UnknownName: No encoder has this name; the message lists those that exist.
         MissingExtra: Its weights or packages are not installed; the text is the pip command.
-        Mismatch: The weights are there, but are not those that MedFinder was tested with.
+        Mismatch: The weights are there, but are not those that MedFinder was tested with, or a
+            checkpoint's are not its own.
+        InputError, ArtifactError, ConfigError: See `find_encoder`.
     """
-    encoder: Encoder = encoders.get(name).load()
+    encoder: Encoder = find_encoder(name).load()
     return encoder

@@ -59,6 +59,7 @@ class JointEncoder:
             needs=needs,
             preprocess=model.config.preprocess,
             n_regions=model.volume.n_regions,
+            region_dim=model.volume.width,
             where=where,
         )
 
