@@ -84,8 +84,8 @@ def sample_acquisition(
         tissue = Tissue(180 + 230 * a, 120 + 330 * b, 18 + 25 * b)
     else:
         tissue = Tissue(105 + 75 * a, 100 + 75 * a, 40 + 35 * b)
-    turn = rng.normal(0, 1, 3) * ((8, 6, 10) if far else (4, 3, 5))
-    shift_mm = rng.normal(0, 1, 3) * (17, 14, 12)
+    turn = rng.normal(0, 1, 3) * ((8, 6, 10) if far else (5, 4, 7))
+    shift_mm = rng.normal(0, 1, 3) * (20, 17, 14)
     # Lungs, ribs and the upper abdomen stay in view, so that every finding is.
     aside = max(5.0, across / 2 - 158)
     low, high = lung_height_mm + 2 - along / 2, along / 2 - 44

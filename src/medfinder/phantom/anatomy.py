@@ -23,8 +23,8 @@ from medfinder.phantom.scene import (
     smooth_field,
 )
 
-HEART_SCALE = {"mild": 1.23, "moderate": 1.36, "severe": 1.52}
-"""Of an enlarged heart; normal ones reach 1.14."""
+HEART_SCALE = {"mild": 1.27, "moderate": 1.4, "severe": 1.55}
+"""Of an enlarged heart's long axis, relative to the chest's width; normal ones reach 1.12."""
 COLLAPSE = {"mild": 0.35, "moderate": 0.5, "severe": 0.68}
 Course: TypeAlias = tuple[list[tuple[float, float, float]], list[float]]
 """A vessel's or airway's points in body millimetres, and its radius at each."""
@@ -63,14 +63,22 @@ class Body:
         self._tabulate()
         self.unit = self.height / 240.0  # of everything that scales with the chest's height
         heart, aneurysm = case.get("cardiomegaly"), case.get("aortic aneurysm")
-        self.heart_scale = h.heart_scale
+        # A normal heart keeps its shape. An enlarged one grows along its axis, to the left and
+        # forward, and stretches its fat, so that the room it takes from the lungs is less of a
+        # sign than its own outline.
+        s = round_scale = h.heart_scale
+        self.fat_pad_mm = h.fat_pad_mm
         if heart and heart.severity:
-            self.heart_scale = HEART_SCALE[heart.severity] * h.heart_scale**0.25
-        s, u = self.heart_scale, self.unit
-        self.heart_radii = (62 * s * self.a / 130, 46 * s, 48 * s * u)
+            s = HEART_SCALE[heart.severity] * h.heart_scale**0.25
+            round_scale = s**0.42
+            self.fat_pad_mm = 3 + 0.4 * (h.fat_pad_mm - 3)
+        u = self.unit
+        self.heart_scale = (s * round_scale**2) ** (1 / 3)
+        wide = self.a / 130
+        self.heart_radii = (62 * s * wide, 46 * round_scale * wide, 48 * round_scale * u)
         self.heart_centre = (
-            -20 + h.heart_shift_mm - 45 * (s - 1),
-            16.0 + 14 * (s - 1),
+            -20 + h.heart_shift_mm - 32 * (s - 1),
+            16.0 + 10 * (s - 1),
             62 * u + 8 * (s - 1),
         )
         back = -self.b
@@ -200,14 +208,24 @@ class Body:
         out: Array = np.float32(half) * (1 - np.float32(0.66) * front)
         return out
 
+    def pleural_fat(self, x: Array, y: Array, z: Array) -> Array:
+        """Return how thick the fat between ribs and lung is: most at the back and low down."""
+        right, left = self.habitus.pleural_fat_mm
+        if not (right or left):
+            return np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), np.float32)
+        behind = np.clip(np.float32(0.25) - y * np.float32(1.1 / self.b), 0, 1)
+        low = np.clip(np.float32(1.1) - z * np.float32(1.1 / self.height), 0, 1)
+        out: Array = np.where(x > 0, np.float32(right), np.float32(left)) * behind * low
+        return out
+
     def lung_depth(self, x: Array, y: Array, z: Array) -> Array:
         """Return how deep a point lies inside a lung, in millimetres; negative outside."""
-        depth: Array = -self.wall(x, y, z) - np.float32(1)
+        depth: Array = -self.wall(x, y, z) - np.float32(1) - self.pleural_fat(x, y, z)
         aside = np.abs(x)
         depth = np.minimum(depth, aside - self.septum(y, z))
         depth = np.minimum(depth, z - self.dome(x, y))
         depth = np.minimum(depth, z + np.float32(32))
-        depth = np.minimum(depth, self.heart(x, y, z, self.habitus.fat_pad_mm))
+        depth = np.minimum(depth, self.heart(x, y, z, self.fat_pad_mm))
         top: Array = np.float32(self.height) - (
             (aside - np.float32(48)) ** 2 + (y - self.back(z) - np.float32(55)) ** 2
         ) * np.float32(1 / 75)
@@ -351,8 +369,13 @@ def draw_anatomy(scene: Scene, body: Body, case: CaseSpec, tissue: Tissue) -> Lu
     lungs.cover[box] = scene.cover(-lungs.depth[box])
     lungs.lobes[box] = body.lobes(x, y, z)
     texture = smooth_field(rng, lungs.depth[box].shape, (24, 28, 28))
+    # How a lung is aired differs by breath and by side more than disease changes its mean.
+    waves = np.exp(np.float32(0.6) * smooth_field(rng, lungs.depth[box].shape, (4, 4, 5)))
+    waves = (waves - np.float32(1.2)) * np.float32(h.lung_waves_hu * 1.4)
+    waves += np.sign(x) * np.float32(h.lung_tilt_hu)
     dependent = np.float32(h.lung_gradient_hu) * np.clip(-y / np.float32(2 * body.b), -0.5, 0.5)
-    scene.blend(box, lungs.cover[box], h.lung_hu + dependent + 14 * texture)
+    air = np.clip(h.lung_hu + dependent + waves, -940, -420) + 14 * texture
+    scene.blend(box, lungs.cover[box], air.astype(np.float32))
     _spine(scene, body, lungs)
     _mediastinum(scene, body, lungs, rng, tissue)
     return lungs
@@ -562,9 +585,9 @@ def _mediastinum(
     scene: Scene, body: Body, lungs: Lungs, rng: np.random.Generator, tissue: Tissue
 ) -> None:
     """Draw heart, great vessels, trachea and oesophagus."""
-    h, u = body.habitus, body.unit
+    u = body.unit
     c, r = body.heart_centre, body.heart_radii
-    reach = max(r) + h.fat_pad_mm + 6
+    reach = max(r) + body.fat_pad_mm + 6
     box = scene.box([v - reach for v in c], [v + reach for v in c])
     artery, vein = tissue.artery_hu, tissue.vein_hu
     muscle = 45 + tissue.organ_gain_hu
@@ -572,7 +595,7 @@ def _mediastinum(
         distance = body.heart(*scene.at(box))
         scene.blend(
             box,
-            scene.cover(distance - h.fat_pad_mm) * scene.cover(lungs.wall[box] + 1),
+            scene.cover(distance - body.fat_pad_mm) * scene.cover(lungs.wall[box] + 1),
             FAT_HU + 12,
         )
         sac = scene.cover(distance)

@@ -88,12 +88,12 @@ RIBS = tuple(str(n) for n in range(3, 10))
 VERTEBRAE = tuple(f"T{n}" for n in range(5, 12))
 
 KINDS: Mapping[str, Kind] = {
-    "pleural effusion": Kind(sides=EVERY_SIDE, size_mm=(14, 60), floor_voxels=3, weight=2.0),
+    "pleural effusion": Kind(sides=EVERY_SIDE, size_mm=(14, 60), floor_voxels=3, weight=1.4),
     "pericardial effusion": Kind(size_mm=(8, 26), floor_voxels=2),
     "pneumothorax": Kind(sides=SIDES, size_mm=(12, 55), floor_voxels=3),
     "consolidation": Kind(sides=SIDES, lobar=True, size_mm=(30, 75), floor_voxels=6, weight=1.6),
     "ground glass pattern": Kind(
-        sides=EVERY_SIDE, severities=SEVERITIES, levels=("peripheral", "diffuse"), weight=1.6
+        sides=EVERY_SIDE, severities=SEVERITIES, levels=("peripheral", "diffuse"), weight=1.1
     ),
     "nodule": Kind(
         sides=SIDES,
@@ -114,7 +114,7 @@ KINDS: Mapping[str, Kind] = {
     "pulmonary mass": Kind(sides=SIDES, lobar=True, size_mm=(32, 75), floor_voxels=6, weight=1.4),
     "emphysema": Kind(severities=SEVERITIES, levels=("centrilobular", "paraseptal"), weight=1.4),
     "bronchiectasis": Kind(sides=SIDES, lobar=True, severities=SEVERITIES),
-    "pulmonary fibrosis": Kind(severities=SEVERITIES),
+    "pulmonary fibrosis": Kind(severities=SEVERITIES, weight=0.8),
     "laminar atelectasis": Kind(sides=SIDES, lobar=True),
     "adenopathy": Kind(
         size_mm=(13, 34),
@@ -128,7 +128,7 @@ KINDS: Mapping[str, Kind] = {
         floor_voxels=3,
         weight=1.4,
     ),
-    "cardiomegaly": Kind(severities=SEVERITIES, weight=1.4),
+    "cardiomegaly": Kind(severities=SEVERITIES, weight=0.9),
     "coronary artery wall calcification": Kind(severities=SEVERITIES),
     "aortic atheromatosis": Kind(severities=SEVERITIES),
     "aortic aneurysm": Kind(size_mm=(45, 70), levels=("ascending", "descending"), floor_voxels=8),
@@ -139,7 +139,7 @@ KINDS: Mapping[str, Kind] = {
         sides=EVERY_SIDE, densities=("solid", "calcified"), number=(2, 5), weight=0.8
     ),
     "liver cyst": Kind(size_mm=(16, 60), floor_voxels=4),
-    "pacemaker": Kind(sides=SIDES, weight=0.7),
+    "pacemaker": Kind(sides=SIDES, weight=0.5),
     "central venous catheter": Kind(sides=SIDES, weight=0.7),
 }
 """Every finding a phantom can have, with what its attributes may be."""
@@ -167,6 +167,9 @@ class Habitus:
         dome_mm: Height of the right diaphragm dome over the base.
         dome_tilt_mm: How much higher than usual the left dome stands.
         lean_mm: Sideways bow of the spine (scoliosis).
+    lung_tilt_hu: How much denser than the left the right lung is, from uneven ventilation.
+    lung_waves_hu: Spread of smooth, wide differences of density inside the lungs.
+    pleural_fat_mm: Fat between ribs and lungs at the back, (right, left).
     """
 
     half_width_mm: float = 130.0
@@ -186,6 +189,9 @@ class Habitus:
     dome_mm: float = 45.0
     dome_tilt_mm: float = 0.0
     lean_mm: float = 0.0
+    lung_tilt_hu: float = 0.0
+    lung_waves_hu: float = 14.0
+    pleural_fat_mm: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +228,8 @@ class CaseSpec:
 def case_from_dict(values: Mapping[str, Any]) -> CaseSpec:
     """Rebuild a case from `CaseSpec.to_dict`, as ``truth.jsonl`` holds it."""
     fields = dict(values)
-    fields["habitus"] = Habitus(**fields["habitus"])
+    fat = tuple(fields["habitus"].get("pleural_fat_mm", (0.0, 0.0)))
+    fields["habitus"] = Habitus(**(fields["habitus"] | {"pleural_fat_mm": fat}))
     fields["findings"] = tuple(FindingSpec(**f) for f in fields["findings"])
     return CaseSpec(**fields)
 
@@ -321,24 +328,32 @@ def sample_habitus(rng: np.random.Generator, sex: str) -> Habitus:
     big = rng.normal()
     fat = float(np.clip(rng.gamma(3.0, 6.5), 5, 55))
     return Habitus(
-        half_width_mm=float(np.clip((124 if sex == "F" else 134) + 6 * big, 108, 152)),
+        half_width_mm=float(np.clip((123 if sex == "F" else 132) + 9 * big, 103, 152)),
         half_depth_mm=float(np.clip(88 + 5 * big + rng.normal(0, 6), 72, 112)),
-        lung_height_mm=float(np.clip((225 if sex == "F" else 240) + rng.normal(0, 14), 190, 275)),
+        lung_height_mm=float(np.clip((225 if sex == "F" else 240) + rng.normal(0, 17), 186, 275)),
         fat_mm=fat,
         muscle_mm=float(rng.uniform(11, 24)),
         breast_mm=float(np.clip(rng.normal(38, 12), 10, 70)) if sex == "F" else 0.0,
         bone_hu=float(rng.uniform(80, 300)),
         liver_hu=float(rng.uniform(5, 70)),
-        lung_hu=float(np.clip(rng.normal(-830, 45), -910, -710)),
-        lung_gradient_hu=float(rng.uniform(10, 190)),
-        heart_scale=float(rng.uniform(0.82, 1.14)),
-        heart_shift_mm=float(np.clip(rng.normal(0, 10), -20, 20)),
-        fat_pad_mm=float(np.clip(rng.gamma(2.0, 4.5), 3, 26)),
+        lung_hu=float(np.clip(rng.normal(-805, 65), -905, -640)),
+        lung_gradient_hu=float(rng.uniform(0, 260)),
+        heart_scale=float(rng.uniform(0.84, 1.12)),
+        heart_shift_mm=float(np.clip(rng.normal(0, 13), -26, 24)),
+        fat_pad_mm=float(np.clip(rng.gamma(2.0, 7.0), 3, 32)),
         aorta_scale=float(rng.uniform(0.85, 1.25)),
-        dome_mm=float(rng.uniform(24, 70)),
-        dome_tilt_mm=float(np.clip(rng.normal(0, 12), -22, 34)),
+        dome_mm=float(rng.uniform(18, 80)),
+        dome_tilt_mm=float(np.clip(rng.normal(0, 17), -26, 44)),
         lean_mm=float(rng.normal(0, 5)),
+        lung_tilt_hu=float(rng.normal(0, 45)),
+        lung_waves_hu=float(rng.uniform(10, 140)),
+        pleural_fat_mm=(_pleural_fat(rng), _pleural_fat(rng)),
     )
+
+
+def _pleural_fat(rng: np.random.Generator) -> float:
+    """Draw a thickness: thin in half of the chests, up to 2 cm in the others."""
+    return float(max(0.0, rng.uniform(-20, 20)))
 
 
 def sample_case(

@@ -7,6 +7,7 @@ whatever else the case holds. `DIFFUSE` is drawn before the vessels, `FOCAL` aft
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -83,20 +84,31 @@ class Canvas:
 
 def _ground_glass(c: Canvas, f: FindingSpec) -> None:
     lungs, scene = c.lungs, c.scene
-    share = (0.9, 0.35, -0.25)[GRADE[f.severity or "mild"]]
-    cell_mm = c.rng.uniform(24, 42)
+    share = (1.15, 0.75, 0.3)[GRADE[f.severity or "mild"]]
+    cell_mm = c.rng.uniform(20, 32)
     field: Array = c.noise(scene.shape, cell_mm) + 0.5 * c.noise(scene.shape, cell_mm / 2.3)
     if f.level == "peripheral":
         field = field + np.float32(1.1) - lungs.depth / np.float32(16)
     field = field + np.float32(0.35) * (lungs.lobes % 3 != 1).astype(
         np.float32
     )  # a little more in the lower lobes
-    cover = np.clip((field - share) * 2.2, 0, 1)
+    cover = np.clip((field - share) * 4, 0, 1)
     if f.side != "bilateral":
         cover = cover * (scene.x > 0 if f.side == "right" else scene.x < 0)
     cover = (cover * lungs.cover).astype(np.float32)
-    scene.hu += cover * np.float32(c.rng.uniform(190, 340))
+    # Lung between the patches is aired the more: the sign is the patches' contrast with it.
+    rise = np.float32(c.rng.uniform(220, 310))
+    reach = (scene.x * c.sides(f)[0] > 0) if f.side != "bilateral" else True
+    _spread(c, cover * rise, (lungs.cover * reach * (1 - cover)).astype(np.float32))
     scene.labels[cover > 0.4] = c.label
+
+
+def _spread(c: Canvas, rise: Array, rest: Array) -> None:
+    """Add HU to a lung and take as much from the rest of it, as far as it holds air to lose."""
+    view = c.scene.hu
+    lost = float(rise.sum()) / max(float(rest.sum()), 1.0)
+    view += rise
+    view -= rest * np.minimum(np.float32(lost), np.maximum(view + np.float32(960), 0))
 
 
 def _emphysema(c: Canvas, f: FindingSpec) -> None:
@@ -129,12 +141,17 @@ def _fibrosis(c: Canvas, f: FindingSpec) -> None:
     reach = np.float32((13, 20, 30)[grade])
     low = np.clip(1.15 - scene.z / np.float32(c.body.height * (0.55, 0.75, 1.0)[grade]), 0, 1)
     zone = np.clip((reach * (0.35 + low) - lungs.depth) / 6, 0, 1) * np.sqrt(low) * lungs.cover
-    mesh = np.exp(-np.abs(c.noise(scene.shape, 9.0)) * np.float32(2.4))
-    cover = (zone * (0.25 + 0.75 * mesh)).astype(np.float32)
-    scene.blend(EVERYWHERE, cover * np.float32(0.62), -60)
-    holes = (zone * (c.noise(scene.shape, 11.0) > 1.1)).astype(np.float32)
-    scene.blend(EVERYWHERE, holes * np.float32(0.7), -930)
-    scene.labels[cover > 0.3] = c.label
+    # Bright lines around dark cells: a texture, whose mean is nearly that of the lung before.
+    mesh = np.exp(-np.abs(c.noise(scene.shape, 11.0)) * np.float32(4.5))
+    before = scene.hu.copy()
+    cells = (zone * (1 - mesh)).astype(np.float32)
+    scene.blend(EVERYWHERE, cells * np.float32(0.85), -955)
+    cover = (zone * mesh).astype(np.float32)
+    scene.blend(EVERYWHERE, cover * np.float32(0.75), -40)
+    rise = scene.hu - before
+    scene.hu -= rise
+    _spread(c, rise, (lungs.cover * (1 - zone)).astype(np.float32))
+    scene.labels[zone > 0.3] = c.label
 
 
 def _blob(
@@ -245,7 +262,13 @@ def _effusion(c: Canvas, f: FindingSpec) -> None:
         climb = body.height * (0.34 + 0.5 * depth / 60)
         rise = np.clip(1 - (z + 10) / np.float32(climb), 0, 1.15)
         meniscus = 1 + 0.35 * (np.abs(x) / body.a) ** 3
-        surface = y - body.back(z) - 7 - np.float32(depth) * np.sqrt(rise) * meniscus
+        surface = (
+            y
+            - body.back(z)
+            - 7
+            - body.pleural_fat(x, y, z)
+            - np.float32(depth) * np.sqrt(rise) * meniscus
+        )
         here = (lungs.cover * (x * side > 0)).astype(np.float32)
         c.fill(EVERYWHERE, scene.cover(surface.astype(np.float32)) * here, hu)
         if c.rng.random() < 0.6:  # lung pressed together above the fluid
@@ -465,7 +488,8 @@ def _plaques(c: Canvas, f: FindingSpec) -> None:
                 + (y - np.float32(p[1])) ** 2
                 + (z - np.float32(p[2])) ** 2
             )
-            flat = np.abs(c.lungs.wall[box] + np.float32(half + 0.5)) - np.float32(half)
+            pleura = c.lungs.wall[box] + c.body.pleural_fat(x, y, z)
+            flat = np.abs(pleura + np.float32(half + 0.5)) - np.float32(half)
             cover = c.scene.cover(np.maximum(flat, away - np.float32(radius)))
             c.fill(box, cover, c.rng.uniform(350, 700) if f.density == "calcified" else 60)
 
@@ -497,7 +521,9 @@ def _pacemaker(c: Canvas, f: FindingSpec) -> None:
         + 8
     )
     box_centre = (side * 72.0, front, z)
-    scene.ball(box_centre, (23, max(4.5, 1.1 * scene.edge_mm), 21), 2800, label=c.label)
+    size, hu = c.rng.uniform(0.7, 0.95), c.rng.uniform(1900, 3000)
+    thick = max(4.5, 1.1 * scene.edge_mm)
+    scene.ball(box_centre, (23 * size, thick, 21 * size), hu, label=c.label)
     r = max(1.2, 0.36 * scene.edge_mm)
     start = (side * 60.0, front - 8, z + 10)
     path = [start, (side * 40.0, 30.0, 210 * u), (20.0, 8.0, 180 * u), (29.0, 7.0, 120 * u)]
@@ -577,7 +603,7 @@ def draw_findings(
 
 
 def draw_confusers(scene: Scene, body: Body, lungs: Lungs, case: CaseSpec) -> None:
-    """Draw what no report mentions: small granulomas, electrodes, spurs, dependent density."""
+    """Draw what no report mentions: granulomas, metal, spurs, dependent density."""
     rng = np.random.default_rng([case.seed, 0xC0F])
     share = case.confusers
     whole, box = scene, lung_box(scene, body)
@@ -587,12 +613,14 @@ def draw_confusers(scene: Scene, body: Body, lungs: Lungs, case: CaseSpec) -> No
         r = rng.uniform(1.6, 2.8)
         scene.ball(point, (r, r, r), rng.uniform(200, 900), clip=lungs.cover)
     if rng.random() < 0.3 + 0.5 * share:  # lung pressed by its own weight
-        far = np.float32(rng.uniform(8, 30))
-        zone = np.clip(1 - (scene.y - body.back(scene.z) - 8) / far, 0, 1)
+        far = np.float32(rng.uniform(8, 45))
+        pleura = body.back(scene.z) + body.pleural_fat(scene.x, scene.y, scene.z)
+        zone = np.clip(1 - (scene.y - pleura - 8) / far, 0, 1)
+        zone = zone * np.clip(1.3 - scene.z / np.float32(rng.uniform(0.4, 1.2) * body.height), 0, 1)
         side = rng.choice([-1.0, 0.0, 0.0, 1.0])
         if side:
             zone = zone * (scene.x * np.float32(side) > 0)
-        scene.hu += (zone * lungs.cover).astype(np.float32) * np.float32(rng.uniform(60, 480))
+        scene.hu += (zone * lungs.cover).astype(np.float32) * np.float32(rng.uniform(60, 620))
     # Uneven ventilation: patches a little denser or darker, as in expiration.
     uneven = smooth_field(rng, scene.shape, (5, 5, 6)) * np.float32(rng.uniform(0, 70) * share)
     scene.hu += uneven * lungs.cover
@@ -619,14 +647,56 @@ def draw_confusers(scene: Scene, body: Body, lungs: Lungs, case: CaseSpec) -> No
             end = (out_x * math.cos(turn), out_y * math.sin(turn) - 4, height + rng.normal(0, 60))
             r = max(1.2, 0.36 * whole.edge_mm)
             whole.draw_tube([point, end], [r, r], rng.uniform(900, 2500))
-    if rng.random() < 0.25 + 0.5 * share:  # a monitor's box or a necklace over the upper chest
-        point = (rng.uniform(-95, 95), 0.95 * out_y, rng.uniform(0.62, 0.95) * body.height)
-        thick = max(5.0, 1.1 * scene.edge_mm)
-        whole.ball(point, (rng.uniform(16, 30), thick, rng.uniform(14, 28)), 2800)
+    _metal(whole, body, rng, share, (out_x, out_y))
     for _ in range(rng.poisson(5 * share)):  # calcified rib cartilage
         side = "left" if rng.random() < 0.5 else "right"
         point = body.on_rib(int(rng.integers(2, 8)), side, rng.uniform(2.4, 2.9))
         scene.ball(point, (4, 3, 4), rng.uniform(200, 500))
+
+
+def _metal(
+    scene: Scene, body: Body, rng: np.random.Generator, share: float, out: tuple[float, float]
+) -> None:
+    """Draw metal that is no pacemaker, of its volume and HU: on the skin, gullet, bone.
+
+    Args:
+        out: Half width and half depth of the trunk, in millimetres.
+    """
+    thick, r = max(4.5, 1.1 * scene.edge_mm), max(1.2, 0.36 * scene.edge_mm)
+
+    def skin(angle: float, height: float) -> Point:
+        return (out[0] * math.cos(angle), 0.97 * out[1] * math.sin(angle), height * body.height)
+
+    much = rng.gamma(1.2, 1 / 1.2, 2)  # some chests lie under a heap of it
+    for _ in range(
+        rng.poisson(much[0] * (0.9 + 1.4 * share))
+    ):  # monitors' boxes, necklaces, buckles
+        size, hu = rng.uniform(10, 27, 2), rng.uniform(1500, 3071)
+        place = skin(rng.uniform(0.25, math.pi - 0.25), rng.uniform(0.25, 1.0))
+        scene.ball(place, (size[0], thick * rng.uniform(0.9, 1.2), size[1]), hu)
+    for _ in range(rng.poisson(much[1] * (1.0 + 1.8 * share))):  # cables across the chest
+        angle, height = rng.uniform(0.3, math.pi - 0.3), rng.uniform(0.0, 1.0)
+        hu, turn, climb = rng.uniform(1000, 2300), rng.normal(0, 0.25), rng.normal(0, 0.14)
+        for _ in range(int(rng.integers(2, 5))):
+            ends = [skin(angle, height), skin(angle + turn, height + climb)]
+            scene.draw_tube(ends, [r, r], hu)
+            angle, height = angle + turn, height + climb
+    if rng.random() < 0.1 + 0.3 * share:  # a probe in the gullet
+        top, hu, u = float(rng.uniform(170, 270)), rng.uniform(800, 2200), body.unit
+        y0 = body.spine(100)[1]
+        way = [(-4, -30, top * u), (-5, -34, 150 * u), (-8, y0 + 30, 80 * u), (-16, y0 + 42, 20)]
+        for first, last in pairwise(way):
+            scene.draw_tube([first, last], [r, r], hu)
+    if rng.random() < 0.08 + 0.16 * share:  # wires that hold a healed sternum
+        for height in np.linspace(0.4, 0.78, int(rng.integers(4, 8))):
+            z = float(height * body.height)
+            _, depth, middle = (float(v[0]) for v in body.cage(np.array([z], np.float32)))
+            scene.ball((rng.normal(0, 2), middle + depth + 7, z), (9, r + 1, r + 0.6), 2000)
+    if rng.random() < 0.05 + 0.12 * share:  # rods along the spine
+        low = rng.uniform(0.1, 0.5) * body.height
+        for side in (-17, 17):
+            rod = [(body.spine(z)[0] + side, body.spine(z)[1] - 28, z) for z in (low, low + 90)]
+            scene.draw_tube(rod, [2.6, 2.6], 2700)
 
 
 __all__ = ["DIFFUSE", "FAT_HU", "FOCAL", "WATER_HU", "Canvas", "draw_confusers", "draw_findings"]
