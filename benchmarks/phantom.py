@@ -3,7 +3,7 @@
 A model that sees only a volume's HU histogram, its 4x4x4 grid of means, or both, learns to predict
 the report's attributes and then ranks volumes for each report. What it reaches is what any
 retrieval figure on phantoms owes to shortcuts. Beside it: the oracle that knows every attribute,
-the one that knows only which findings there are, BM25-like TF-IDF between two wordings, and chance.
+the one that knows only which findings there are, TF-IDF and BM25 between two wordings, and chance.
 
 Run: ``python benchmarks/phantom.py [--quick] [--size 64 96 96] [--train 1500] [--test 500]``
 """
@@ -28,6 +28,9 @@ from medfinder.phantom.wording import size_bin, word
 EDGES = np.concatenate(
     [np.linspace(-1024, -400, 33), np.linspace(-380, 400, 53), np.geomspace(420, 3071, 16)]
 )
+
+FLOORS = (0.004, 0.996)
+"""Nothing is held to be less or more probable than this."""
 
 
 def attributes(case: CaseSpec) -> list[str]:
@@ -140,7 +143,7 @@ def likelihoods(predicted: np.ndarray, told: np.ndarray) -> list[np.ndarray]:
         As it is, and against each volume's and each report's average, so that neither volumes that
         fit all reports nor reports that fit all volumes win everywhere; the best row is printed.
     """
-    p = np.clip(predicted, 0.004, 0.996)
+    p = np.clip(predicted, *FLOORS)
     logs = told @ np.log(p).T + (1 - told) @ np.log(1 - p).T
     return [logs, logs - logs.mean(0), logs - logs.mean(1, keepdims=True)]
 
@@ -188,6 +191,26 @@ def tf_idf(first: list[str], second: list[str]) -> np.ndarray:
     return a @ b.T
 
 
+def bm25(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> np.ndarray:
+    """Score every (query, document) by Okapi BM25, -> (Q, D).
+
+    Source: Robertson and Zaragoza, "The probabilistic relevance framework: BM25 and beyond", 2009;
+    idf = ln(1 + (D - n + 1/2) / (n + 1/2)), which is never negative.
+    """
+    words = sorted({w for t in queries + documents for w in tokens(t)})
+    place = {w: i for i, w in enumerate(words)}
+    asked, held = (np.zeros((len(texts), len(words))) for texts in (queries, documents))
+    for table_, texts in ((asked, queries), (held, documents)):
+        for i, text in enumerate(texts):
+            for w in tokens(text):
+                table_[i, place[w]] += 1
+    n = (held > 0).sum(0)
+    idf = np.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
+    lengths = held.sum(1, keepdims=True)
+    weights = idf * held * (k1 + 1) / (held + k1 * (1 - b + b * lengths / lengths.mean()))
+    return asked @ weights.T
+
+
 def tokens(text: str) -> list[str]:
     return "".join(ch if ch.isalnum() else " " for ch in text.lower()).split()
 
@@ -223,6 +246,7 @@ def audit(
     only = likelihoods(y[test][:, plain] * 0.98 + 0.01, y[test][:, plain])
     for title, scores in (
         ("TF-IDF, report against another wording", [tf_idf(texts, others)]),
+        ("BM25, report against another wording", [bm25(texts, others)]),
         ("oracle of finding names", only),
         ("oracle of all attributes", oracle),
     ):

@@ -12,8 +12,8 @@ means is said at `score`.
 import hashlib
 import json
 import os
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,7 +28,7 @@ from medfinder.config import config_hash
 from medfinder.embed import Embedder
 from medfinder.model.encoder import Encoder
 from medfinder.phantom.benchmark import SIZE
-from medfinder.phantom.case import KINDS
+from medfinder.phantom.case import KINDS, CaseSpec
 from medfinder.phantom.chest import PhantomConfig, make_phantom, voxel_edge_mm
 from medfinder.phantom.counterfactual import Counterfactual
 from medfinder.phantom.splits import (
@@ -37,6 +37,7 @@ from medfinder.phantom.splits import (
     BenchmarkStudy,
     benchmark_studies,
     counterfactual_pairs,
+    has_unseen_combination,
     report_of,
 )
 from medfinder.phantom.swaps import Swap, attribute_swaps
@@ -50,7 +51,7 @@ from medfinder.ranking.ranks import rank_scores
 from medfinder.ranking.significance import bootstrap_interval
 from medfinder.volume.cache import PREPROCESS_VERSION
 from medfinder.volume.preprocess import PreprocessConfig, preprocess
-from phantom import EDGES, attributes, seen
+from phantom import EDGES, FLOORS, attributes, bm25, likelihoods, mlp, ridge, seen, tf_idf
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -305,6 +306,12 @@ class Questions:
         """Where each study is."""
         return {study.study_id: i for i, study in enumerate(self.studies)}
 
+    @property
+    def originals(self) -> NDArray[np.int64]:
+        """(P,) where the original of each pair is."""
+        row = self.row
+        return np.array([row[original.study_id] for original, _, _ in self.pairs], np.int64)
+
 
 @cache
 def questions(data: Data, split: BenchmarkSplit) -> Questions:
@@ -352,6 +359,7 @@ class Answers:
         denials: (F, N) negated prompt against volume.
         swaps: (S, 2) volume against its true and its swapped report.
         pairs: (P, 2, 2) volume (original, changed) against report (original's, changed one's).
+        twins: (P, N + P) original's report against the split's volumes and all changed ones.
     """
 
     by_report: Floats
@@ -360,6 +368,7 @@ class Answers:
     denials: Floats | None = None
     swaps: Floats | None = None
     pairs: Floats | None = None
+    twins: Floats | None = None
 
 
 def answers(encoder: Encoder, data: Data, split: BenchmarkSplit, *, batch_size: int = 8) -> Answers:
@@ -379,15 +388,17 @@ def answers(encoder: Encoder, data: Data, split: BenchmarkSplit, *, batch_size: 
         return np.float64(embedder.embed_texts(some).vectors)
 
     v, t = volumes(pool), texts(asked.reports)
-    rows = [asked.row[swap.study_id] for swap in asked.swaps]
+    row = asked.row
+    rows = [row[swap.study_id] for swap in asked.swaps]
     swapped = texts([swap.swapped_text for swap in asked.swaps])
     swaps = np.stack([(v[rows] * t[rows]).sum(1), (v[rows] * swapped).sum(1)], 1)
-    pairs = None
+    pairs = twins = None
     if asked.pairs:
-        originals = [asked.row[original.study_id] for original, _, _ in asked.pairs]
-        seen_ = np.stack([v[originals], volumes(data.changed(split))], 1)  # (P, 2, dim)
-        told = np.stack([texts([both[k] for both in asked.pair_reports]) for k in (0, 1)], 1)
-        pairs = np.einsum("pvd,ptd->pvt", seen_, told)
+        changed = volumes(data.changed(split))
+        shown = np.stack([v[asked.originals], changed], 1)  # (P, 2, dim)
+        said = np.stack([texts([both[k] for both in asked.pair_reports]) for k in (0, 1)], 1)
+        pairs = np.einsum("pvd,ptd->pvt", shown, said)
+        twins = said[:, 0] @ np.concatenate([v, changed]).T
     return Answers(
         by_report=t @ v.T,
         by_volume=t @ v.T,
@@ -395,6 +406,7 @@ def answers(encoder: Encoder, data: Data, split: BenchmarkSplit, *, batch_size: 
         denials=texts([denial(name) for name in asked.findings]) @ v.T,
         swaps=swaps,
         pairs=pairs,
+        twins=twins,
     )
 
 
@@ -424,11 +436,13 @@ def score(given: Answers, asked: Questions) -> dict[str, Any]:
         - ``zero_shot``: AUROC by finding and their mean with the same prompt, declared beforehand
           as the primary one; ``minus_denial`` with the score of "No pleural effusion." taken off.
         - ``swap``: share of true reports preferred to one with an attribute wrong, ties half,
-          balanced in both directions (`medfinder.phantom.swaps`); overall, by attribute, finding,
-          and kind.
+          balanced in both directions (`medfinder.phantom.swaps`); overall, by attribute, finding
+          and kind, and the mean over kinds. The interval is over couples.
         - ``counterfactual``: of two volumes that differ in one attribute, and their two reports:
           share of comparisons won, ties half, each report choosing its volume and each volume its
-          report; and ``all_four``, all four at once (chance 1/6).
+          report; ``all_four`` at once (chance 1/6); ``unseen`` over changes to attributes that never
+          met in training; ``twins``: R@K of the original's report among the split's volumes and
+          all changed ones.
     """
     patients = [study.patient_id for study in asked.studies]
     figures: dict[str, Any] = {
@@ -443,15 +457,54 @@ def score(given: Answers, asked: Questions) -> dict[str, Any]:
             other = _zero_shot(given.keywords - given.denials, asked)
             figures["zero_shot"]["minus_denial"] = other
     if given.swaps is not None and asked.swaps:
-        of = {study.study_id: study.patient_id for study in asked.studies}
         figures["swap"] = _choices(
             _won(given.swaps[:, 0], given.swaps[:, 1]),
-            [of[swap.study_id] for swap in asked.swaps],
+            [str(i // 2) for i in range(len(asked.swaps))],  # couples follow each other
             [(swap.name, swap.attribute) for swap in asked.swaps],
         )
     if given.pairs is not None and asked.pairs:
         figures["counterfactual"] = _counterfactual(given.pairs, asked)
+        if given.twins is not None:
+            ranks = rank_scores(_steady(given.twins), asked.originals)
+            of = [original.patient_id for original, _, _ in asked.pairs]
+            figures["counterfactual"]["twins"] = {
+                f"R@{k}": _interval(100 * success_at_k(ranks, k), of) for k in KS
+            }
     return figures
+
+
+def successes(given: Answers) -> dict[str, Floats]:
+    """Return each study's chance of being found, (N,), by measure, to compare two models by study."""
+    ways = {"report_to_volume": given.by_report, "volume_to_report": given.by_volume.T}
+    found = {}
+    for way, scores in ways.items():
+        ranks = rank_scores(_steady(scores))
+        found |= {f"{way} R@{k}": success_at_k(ranks, k) for k in KS}
+    return found
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of `score` that tables show, flat; those that were not asked are absent."""
+    flat: dict[str, float] = {}
+    for way in ("report_to_volume", "volume_to_report"):
+        flat |= {f"{way} {name}": one["value"] for name, one in figures[way].items()}
+    if "keyword" in figures:
+        flat["keyword mAP"] = figures["keyword"]["mAP"]["value"]
+        flat["zero_shot AUROC"] = figures["zero_shot"]["AUROC"]["value"]
+        if "minus_denial" in figures["zero_shot"]:
+            other = figures["zero_shot"]["minus_denial"]["AUROC"]["value"]
+            flat["zero_shot minus_denial AUROC"] = other
+    if "swap" in figures:
+        flat["swap"] = figures["swap"]["overall"]["value"]
+        flat["swap mean_of_kinds"] = figures["swap"]["mean_of_kinds"]
+    if "counterfactual" in figures:
+        found = figures["counterfactual"]
+        flat["counterfactual"] = found["overall"]["value"]
+        for name in ("report_to_volume", "volume_to_report", "all_four"):
+            flat[f"counterfactual {name}"] = found[name]["value"]
+        for name, one in found.get("twins", {}).items():
+            flat[f"counterfactual twins {name}"] = one["value"]
+    return flat
 
 
 def _retrieval(scores: Floats, patients: Sequence[str]) -> dict[str, Any]:
@@ -487,7 +540,10 @@ def _counterfactual(scores: Floats, asked: Questions) -> dict[str, Any]:
     patients = [original.patient_id for original, _, _ in asked.pairs]
     kinds = [(change.name, change.attribute) for _, _, change in asked.pairs]
     every = np.concatenate([by_report, by_volume], 1)
+    unseen = np.array([has_unseen_combination(changed.case) for _, changed, _ in asked.pairs])
+    apart = {"share": float(every[unseen].mean()) if unseen.any() else None, "n": int(unseen.sum())}
     return _choices(every.mean(1), patients, kinds) | {
+        "unseen": apart,
         "report_to_volume": _interval(by_report.mean(1), patients),
         "volume_to_report": _interval(by_volume.mean(1), patients),
         "all_four": _interval((every == 1).all(1).astype(float), patients),
@@ -495,7 +551,7 @@ def _counterfactual(scores: Floats, asked: Questions) -> dict[str, Any]:
 
 
 def _choices(
-    won: Floats, patients: Sequence[str], kinds: Sequence[tuple[str, str]]
+    won: Floats, clusters: Sequence[str], kinds: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     groups: dict[str, dict[str, list[float]]] = {
         by: defaultdict(list) for by in ("by_attribute", "by_finding", "by_kind")
@@ -504,12 +560,13 @@ def _choices(
         groups["by_attribute"][attribute].append(value)
         groups["by_finding"][name].append(value)
         groups["by_kind"][f"{name}, {attribute}"].append(value)
-    figures: dict[str, Any] = {"overall": _interval(won, patients), "n": len(won)}
+    figures: dict[str, Any] = {"overall": _interval(won, clusters), "n": len(won)}
     for by, found in groups.items():
         figures[by] = {
             key: {"share": float(np.mean(values)), "n": len(values)}
             for key, values in sorted(found.items())
         }
+    figures["mean_of_kinds"] = float(np.mean([np.mean(v) for v in groups["by_kind"].values()]))
     return figures
 
 
@@ -564,11 +621,184 @@ def _weighted_precision(line: Floats, has: NDArray[np.bool_], weights: Floats) -
         return (right * precision).sum(1) / right.sum(1)
 
 
-def told(studies: Sequence[BenchmarkStudy], names: Mapping[str, int]) -> NDArray[np.float32]:
+# --- rows beside the models
+
+
+def reference_rows(data: Data, splits: Sequence[BenchmarkSplit]) -> dict[str, dict[str, Any]]:
+    """Measure what needs no trained retriever: shortcuts, oracles, words and chance.
+
+    Shortcuts see a volume's HU histogram, its 4x4x4 means, or both, and are fitted to the attributes
+    of the same training volumes. They read no words: a report is scored by the true attributes of
+    its case, and of three ways to score the one is printed that serves each direction best, both of
+    which flatter them.
+
+    Returns:
+        Row -> split -> figures as of `score`; rows of words only retrieve, and cannot be asked the
+        rest.
+    """
+    pools: dict[tuple[str, bool], Pool] = {}
+    for split in splits:
+        pools[split, False] = data.pool(split)
+        if split in ("val", "test"):
+            pools[split, True] = data.changed(split)
+    train = data.pool("train")
+    rows: dict[str, dict[str, Any]] = {}
+
+    counts = Counter(name for study in train.studies for name in attributes(study.case))
+    names = _numbered(name for name, n in counts.items() if n >= MIN_POSITIVE)
+    y = told([study.case for study in train.studies], names)
+    every = [train, *pools.values()]
+    seen_by = {
+        "histogram": [np.concatenate([pool.histograms for pool in every])],
+        "grid 4^3": [np.concatenate([pool.grids for pool in every])],
+    }
+    seen_by["both"] = [*seen_by["histogram"], *seen_by["grid 4^3"]]
+    ends = np.cumsum([len(pool.studies) for pool in every])
+    for title, parts in seen_by.items():
+        x = np.concatenate(parts, 1)
+        for model, predicted in (
+            ("ridge", ridge(x, y, len(y))),
+            ("MLP", mlp(x, y, len(y), 0)),
+        ):
+            guesses = dict(zip(pools, np.split(predicted, ends)[1:-1], strict=True))
+            rows[f"{title}, {model}"] = _by_attributes(data, splits, names, guesses)
+
+    all_names = _numbered(
+        name for pool in pools.values() for study in pool.studies for name in attributes(study.case)
+    )
+    for title, known in (
+        ("oracle of finding names", _numbered(name for name in all_names if "|" not in name)),
+        ("oracle of all attributes", all_names),
+    ):
+        truths = {
+            key: told([study.case for study in pool.studies], known) * 0.98 + 0.01
+            for key, pool in pools.items()
+        }
+        rows[title] = _by_attributes(data, splits, known, truths)
+
+    for title, matched in (("TF-IDF", tf_idf), ("BM25", bm25)):
+        rows[f"{title}, report against another wording"] = {
+            split: _matched(questions(data, split), matched) for split in splits
+        }
+    rows["chance"] = {split: chance(questions(data, split)) for split in splits}
+    return rows
+
+
+def told(cases: Sequence[CaseSpec], names: Mapping[str, int]) -> NDArray[np.float32]:
     """Return which named attributes each case has, (N, A)."""
-    table = np.zeros((len(studies), len(names)), np.float32)
-    for i, study in enumerate(studies):
-        for name in attributes(study.case):
+    table = np.zeros((len(cases), len(names)), np.float32)
+    for i, case in enumerate(cases):
+        for name in attributes(case):
             if name in names:
                 table[i, names[name]] = 1
     return table
+
+
+def chance(asked: Questions) -> dict[str, float]:
+    """Return what scores drawn at random reach, as `headline` names it."""
+    n, p = len(asked.studies), len(asked.pairs)
+    flat: dict[str, float] = {}
+    for way in ("report_to_volume", "volume_to_report"):
+        flat |= {f"{way} R@{k}": min(100.0, 100 * k / n) for k in KS}
+        flat |= {f"{way} MdR": (n + 1) / 2, f"{way} MnR": (n + 1) / 2}
+    flat |= {"keyword mAP": float(asked.truth.mean()) if len(asked.truth) else 0.0}
+    flat |= {"zero_shot AUROC": 0.5, "swap": 0.5, "swap mean_of_kinds": 0.5}
+    if p:
+        flat |= {"counterfactual": 0.5, "counterfactual all_four": 1 / 6}
+        flat |= {f"counterfactual twins R@{k}": min(100.0, 100 * k / (n + p)) for k in KS}
+    return flat
+
+
+def _by_attributes(
+    data: Data,
+    splits: Sequence[BenchmarkSplit],
+    names: Mapping[str, int],
+    predicted: Mapping[tuple[str, bool], NDArray[Any]],
+) -> dict[str, dict[str, float]]:
+    return {
+        split: headline(
+            score(
+                attribute_answers(
+                    questions(data, split),
+                    names,
+                    predicted[split, False],
+                    predicted.get((split, True)),
+                ),
+                questions(data, split),
+            )
+        )
+        for split in splits
+    }
+
+
+def attribute_answers(
+    asked: Questions,
+    names: Mapping[str, int],
+    predicted: NDArray[Any],
+    changed: NDArray[Any] | None = None,
+) -> Answers:
+    """Answer by the likelihood of the case's true attributes under predicted ones.
+
+    Args:
+        names: Column of each attribute.
+        predicted: (N, A) probabilities, one row a volume of the split.
+        changed: (P, A), of the changed volumes.
+    """
+    truth = told([study.case for study in asked.studies], names)
+    scorings = likelihoods(predicted, truth)
+    row = asked.row
+    rows = [row[swap.study_id] for swap in asked.swaps]
+    swapped = told([_swapped(asked.studies[row[s.study_id]].case, s) for s in asked.swaps], names)
+    swaps = np.stack(
+        [_likelihood(predicted[rows], truth[rows]), _likelihood(predicted[rows], swapped)], 1
+    )
+    missing = [name for name in asked.findings if name not in names]
+    columns = [names[name] for name in asked.findings if name in names]
+    pairs = twins = None
+    if changed is not None and asked.pairs:
+        shown = (predicted[asked.originals], changed)
+        said = (truth[asked.originals], told([b.case for _, b, _ in asked.pairs], names))
+        pairs = np.stack([np.stack([_likelihood(v, t) for t in said], 1) for v in shown], 1)
+        gallery = np.concatenate([predicted, changed])
+        twins = _best(likelihoods(gallery, said[0]), asked.originals)
+    return Answers(
+        by_report=_best(scorings),
+        by_volume=_best([scores.T for scores in scorings]).T,
+        keywords=None if missing else predicted[:, columns].T,
+        swaps=swaps,
+        pairs=pairs,
+        twins=twins,
+    )
+
+
+def _best(scorings: Sequence[Floats], relevant: NDArray[np.int64] | None = None) -> Floats:
+    """Return the scores with the highest R@10."""
+    return max(
+        scorings, key=lambda s: float(success_at_k(rank_scores(_steady(s), relevant), 10).mean())
+    )
+
+
+def _likelihood(predicted: NDArray[Any], truth: NDArray[Any]) -> Floats:
+    """Return the log likelihood of each row's truth; all pairs of rows are `phantom.likelihoods`."""
+    p = np.clip(np.float64(predicted), *FLOORS)
+    return np.asarray((truth * np.log(p) + (1 - truth) * np.log(1 - p)).sum(1))
+
+
+def _swapped(case: CaseSpec, swap: Swap) -> CaseSpec:
+    findings = tuple(
+        replace(f, **{swap.attribute: swap.after}) if f.name == swap.name else f
+        for f in case.findings
+    )
+    return replace(case, findings=findings)
+
+
+def _matched(
+    asked: Questions, matched: Callable[[list[str], list[str]], NDArray[Any]]
+) -> dict[str, float]:
+    others = [report_of(study, variant=1) for study in asked.studies]
+    scores = np.float64(matched(asked.reports, others))
+    return headline(score(Answers(scores, scores), asked))
+
+
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(sorted(set(names)))}

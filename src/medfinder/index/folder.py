@@ -59,14 +59,16 @@ def begin(folder: Path, streams: Mapping[str, Stream]) -> None:
         InputError: The path is a file.
         Mismatch: The folder belongs to other encoders or another schema.
     """
-    said = {"schema": SCHEMA, "streams": {n: dataclasses.asdict(s) for n, s in streams.items()}}
+    said: dict[str, Any] = {
+        "schema": SCHEMA,
+        "streams": {n: dataclasses.asdict(s) for n, s in streams.items()},
+    }
     path = folder / _STREAMS
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_bytes())
     except FileNotFoundError:
-        with atomic_write(path) as file:
-            file.write(json.dumps(said, indent=2, sort_keys=True).encode() + b"\n")
+        _write_whole(path, said)
         return
     except (FileExistsError, NotADirectoryError):
         raise InputError(
@@ -87,13 +89,25 @@ def begin(folder: Path, streams: Mapping[str, Stream]) -> None:
             f"{str(folder)!r} has index schema {before.get('schema')}, this version writes "
             f"{SCHEMA}. Index into a new folder."
         )
-    if before.get("streams") != said["streams"]:
+    if _compared(before["streams"]) != _compared(said["streams"]):
         held = ", ".join(f"{n}: {s.get('model_id')!r}" for n, s in before["streams"].items())
         wanted = ", ".join(f"{n}: {s.model_id!r}" for n, s in streams.items())
         raise Mismatch(
             f"{str(folder)!r} is an index of other encoders: it holds {held}; got {wanted}. "
             "Vectors of two models cannot be compared: index into a new folder."
         )
+    if before != said:  # the same model by another name: a checkpoint that moved
+        _write_whole(path, said)
+
+
+def _compared(streams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes vectors comparable: all but the name that loads the encoder."""
+    return {
+        name: {key: value for key, value in stream.items() if key != "encoder"}
+        if isinstance(stream, dict)
+        else stream
+        for name, stream in streams.items()
+    }
 
 
 def streams_of(manifest: Manifest) -> tuple[dict[str, Stream], IndexConfig]:
@@ -186,6 +200,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):  # damaged is as good as lost: `finish` writes it anew
         return None
     return said
+
+
+def _write_whole(path: Path, said: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(said, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def _write(path: Path, said: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ from medfinder.errors import ConfigError, InputError, Mismatch, UnknownName
 from medfinder.records import Study
 from medfinder.registry import unknown
 
-STREAMS = ("volume", "report")
-"""Vector columns: from the volume encoder, and from the sentence encoder."""
+STREAMS = ("volume", "report", "joint")
+"""Vector columns: volumes, from the volume encoder; reports, from the sentence encoder; and reports
+again, from a volume encoder that reads text too, in the volumes' own space."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Stream:
     """The encoder behind a vector column.
 
     Attributes:
-        encoder: Its name in the registry, such as ``"astra"``.
+        encoder: What loads it: its name in the registry, such as ``"astra"``, a checkpoint's folder
+            or a repository of the Hub. Not part of what is compared: a checkpoint may move.
         model_id: Identifies weights and preprocessing; vectors of another are refused.
         dim: Length of its vectors.
         is_centred: Whether scores are cosines after the gallery's mean is taken off. Right for an

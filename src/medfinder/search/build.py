@@ -68,7 +68,9 @@ def build_index(
     """Bring the index at `out` up to the studies that ``medfinder curate`` wrote.
 
     Args:
-        encoder: Of the volumes; None for an index over reports alone.
+        encoder: Of the volumes: a name, a checkpoint's folder, a repository of the Hub, or an
+            embedder; None for an index over reports alone. One that reads text too also embeds
+            the reports, into the volumes' space, so that a CT finds them.
         text_encoder: Of the reports; None for BM25 and findings alone.
         keep_regions: Also write each volume's region features to ``OUT/regions/STUDY.npy``,
             (n_regions, F) float16.
@@ -86,20 +88,14 @@ def build_index(
     parent = read_manifest(studies_folder, "curate")
     studies = read_studies(studies_folder / "studies.parquet")
     check = from_dict(CheckConfig, parent.config.get("check", {}))
-    embedders = {
-        stream: Embedder(chosen, PreprocessCache(Path(cache)) if cache is not None else None)
-        if isinstance(chosen, str)
-        else chosen
-        for stream, chosen in (("volume", encoder), ("report", text_encoder))
-        if chosen is not None
-    }
+    embedders = _embedders(encoder, text_encoder, cache)
     if not embedders:
         raise ConfigError("An index needs an encoder of volumes, of reports, or both.")
     index = Index.create(
         out,
         {
             stream: Stream(
-                embedder.info.name,
+                embedder.info.where or embedder.info.name,
                 embedder.model_id,
                 embedder.info.dim,
                 is_centred=stream == "volume" and "text" not in embedder.info.streams,
@@ -116,7 +112,8 @@ def build_index(
         for study in changed
     ]
     gone = sorted(stored.keys() - {study.study_id for study in studies})
-    if not todo and not gone and index.is_finished and not (out / UNFINISHED).exists():
+    is_whole = index.is_finished and not (out / UNFINISHED).exists()
+    if is_whole and not todo and not gone and Index.open(out).streams == index.streams:
         return Built(out, index.count(), 0, 0, 0, round(time.monotonic() - start, 3))
     # An index that is being searched stays open to it: its manifest stands until the new one.
     (out / UNFINISHED).touch()
@@ -153,6 +150,25 @@ def build_index(
     return Built(out, index.count(), n_embedded, len(gone), len(rejections), duration_s)
 
 
+def _embedders(
+    encoder: str | Embedder | None, text_encoder: str | Embedder | None, cache: str | Path | None
+) -> dict[str, Embedder]:
+    """Return stream -> its embedder; one that serves several streams is loaded once."""
+    kept = PreprocessCache(Path(cache)) if cache is not None else None
+    made: dict[str, Embedder] = {}
+    loaded: dict[str, Embedder] = {}
+    for stream, chosen in (("volume", encoder), ("report", text_encoder)):
+        if isinstance(chosen, str):
+            if chosen not in loaded:
+                loaded[chosen] = Embedder(chosen, kept)
+            chosen = loaded[chosen]
+        if chosen is not None:
+            made[stream] = chosen
+    if "volume" in made and "text" in made["volume"].info.streams:
+        made["joint"] = made["volume"]
+    return made
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Plan:
     """A study to write, with those of its vectors that need not be made again."""
@@ -181,15 +197,14 @@ def _plan(study: Study, index: Index, regions: Path | None) -> _Plan:
     """Keep the vectors whose input is the same: a study that moved is not embedded again."""
     kept: Vectors = {}
     (old,) = index.studies([study.study_id])
-    same = {
-        "volume": old.volume_hash == study.volume_hash
-        and (regions is None or _region_file(regions, study.study_id).exists()),
-        "report": old.report is not None
-        and study.report is not None
-        and old.report.text == study.report.text,
-    }
+    same_volume = old.volume_hash == study.volume_hash and (
+        regions is None or _region_file(regions, study.study_id).exists()
+    )
+    same_report = (
+        old.report is not None and study.report is not None and old.report.text == study.report.text
+    )
     for stream in index.streams:
-        if same[stream]:
+        if same_volume if stream == "volume" else same_report:
             (vector,) = index.vectors(stream, [study.study_id])
             if vector is not None:
                 kept[stream] = vector
@@ -236,9 +251,9 @@ def _embedded(
             else:
                 error = failed[study.study_id]
                 rejections.append(Rejection(study.study_id, error.rule, str(error)))
-        if "report" in embedders and study.report is not None and "report" not in vectors:
-            text = embedders["report"].embed_texts([study.report.text])
-            vectors["report"] = text.vectors[0]
+        for name in ("report", "joint"):
+            if name in embedders and study.report is not None and name not in vectors:
+                vectors[name] = embedders[name].embed_texts([study.report.text]).vectors[0]
         yield study, vectors, vectors.keys() != plan.kept.keys()
 
 

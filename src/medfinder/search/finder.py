@@ -15,13 +15,14 @@ import numpy.typing as npt
 from medfinder.artifact import read_manifest
 from medfinder.config import from_dict
 from medfinder.embed import Embedder
-from medfinder.errors import InputError
+from medfinder.errors import Incomplete, InputError, UnknownName
 from medfinder.index.store import Index
 from medfinder.index.where import check_where, literal
-from medfinder.model.encoder import encoders
+from medfinder.model.encoder import EncoderEntry, encoders, find_encoder
 from medfinder.records import Finding, Hit, Report, Study, Why
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
+from medfinder.report.sentences import sentences
 from medfinder.report.vocabulary import vocabulary
 from medfinder.search.explain import matched_sentences, matched_terms, query_terms
 from medfinder.search.hybrid import reciprocal_rank_fusion
@@ -30,6 +31,7 @@ from medfinder.volume.volume import Volume
 
 MAX_K = 1000
 _SCORED = 2000  # up to this many studies with a wanted finding are all compared, one by one
+_EXPLAINED, _SENTENCES = 10, 2  # hits of a CT whose sentences are compared with it, and how many
 _DEPTH = 100  # how far each ranker is read before fusing; measured recall hardly grows beyond
 
 Ranking = list[tuple[str, float]]
@@ -44,6 +46,7 @@ class _Query:
     wanted: tuple[Finding, ...] = ()
     volume_vector: npt.NDArray[np.float32] | None = None
     report_vector: npt.NDArray[np.float32] | None = None
+    joint_vector: npt.NDArray[np.float32] | None = None  # compared with reports' places there
 
 
 class Finder:
@@ -84,7 +87,8 @@ class Finder:
         Args:
             text: A sentence, in English or Spanish; "nodule without effusion" asks for the one
                 and against the other.
-            volume: A CT; its nearest neighbours in the volume encoder's space are returned.
+            volume: A CT; its nearest neighbours in the volume encoder's space are returned, and
+                in a joint space those whose reports lie nearest to it.
             report: A whole report.
             keyword: Findings that a hit's report must affirm; "no effusion" in a report is not
                 an effusion. A finding includes its kinds: "nodule" finds "multiple nodules".
@@ -154,12 +158,11 @@ class Finder:
 
     def _report_query(self, report: str) -> _Query:
         parsed = parse_report(report)
-        text = parsed.impression_text or parsed.findings_text or parsed.text
         return _Query(
             text=parsed.text,
             wanted=extract_findings(parsed),
             report_vector=self._embed_text("report", parsed.text),
-            volume_vector=self._embed_joint(text),
+            volume_vector=self._embed_joint(parsed.text),
         )
 
     def _volume_query(self, volume: Volume) -> _Query:
@@ -168,7 +171,12 @@ class Finder:
             raise InputError(
                 "This index has no volume vectors. Build one with 'medfinder index --encoder NAME'."
             )
-        return _Query(volume_vector=embedder.embed_volume(volume))
+        vector = embedder.embed_volume(volume)
+        return _Query(volume_vector=vector, joint_vector=self._in_joint(vector))
+
+    def _in_joint(self, vector: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+        """Return a volume's vector where reports can be compared with it, else None."""
+        return vector if "joint" in self.index.model_ids and self.has_joint_space else None
 
     def _study_query(
         self, study_id: str, where: str | None, exclude_same_patient: bool
@@ -179,11 +187,13 @@ class Finder:
             if exclude_same_patient
             else f"study_id != {literal(study_id)}"
         )
+        vector = self._stored("volume", study_id)
         query = _Query(
             text=study.report.text if study.report else "",
             wanted=tuple(study.findings),
-            volume_vector=self._stored("volume", study_id),
+            volume_vector=vector,
             report_vector=self._stored("report", study_id),
+            joint_vector=None if study.report else self._in_joint(vector),
         )
         return query, f"({where}) AND {excluded}" if where else excluded
 
@@ -199,10 +209,30 @@ class Finder:
         if stream not in self.index.model_ids:
             return None
         if stream not in self._encoders:
-            embedder = Embedder(self.index.encoder_names[stream])
+            embedder = Embedder(self._entry(stream).load())
             self.index.check_model(stream, embedder.model_id)
             self._encoders[stream] = embedder
         return self._encoders[stream]
+
+    def _entry(self, stream: str) -> EncoderEntry:
+        """Return the stream's encoder by what loads it, or another name of the same model.
+
+        Raises:
+            UnknownName: It is an encoder of somebody's own, which is not registered.
+            Incomplete: It was a checkpoint that is no longer where it was.
+        """
+        name, model_id = self.index.encoder_names[stream], self.index.model_ids[stream]
+        try:
+            return find_encoder(name)
+        except Incomplete as error:
+            for entry in map(encoders.get, encoders):
+                if entry.info.model_id == model_id:
+                    return entry
+            raise Incomplete(
+                f"{error} It made the {stream} vectors of this index: put it back, or say where it "
+                "lies now with 'medfinder index STUDIES INDEX --encoder FOLDER', which embeds nothing "
+                "again."
+            ) from None
 
     def _embed_text(self, stream: str, text: str) -> npt.NDArray[np.float32] | None:
         embedder = self._embedder(stream)
@@ -220,12 +250,14 @@ class Finder:
 
         Told by what the encoder declares: it is not loaded for this.
         """
-        name = self.index.encoder_names.get("volume")
-        if name is None:
+        if "volume" not in self.index.model_ids:
             return False
         if "volume" in self._encoders:
             return "text" in self._encoders["volume"].info.streams
-        return name in encoders and "text" in encoders.get(name).info.streams
+        try:
+            return "text" in self._entry("volume").info.streams
+        except UnknownName:
+            return False
 
     # -- ranking -----------------------------------------------------------------
 
@@ -247,6 +279,9 @@ class Finder:
         if query.volume_vector is not None:
             place = query.volume_vector
             rankers["volume"] = lambda: self.index.search_vector("volume", place, depth, where)
+        if query.joint_vector is not None:
+            ours = query.joint_vector
+            rankers["joint"] = lambda: self.index.search_vector("joint", ours, depth, where)
         rankings = {name: rank() for name, rank in rankers.items()}
         if query.wanted:
             others = {i for ranking in rankings.values() for i, _ in ranking}
@@ -262,7 +297,7 @@ class Finder:
         fused = fused[:k]
         parts = {name: dict(ranking) for name, ranking in rankings.items()}
         studies = {s.study_id: s for s in self.index.studies([i for i, _ in fused])}
-        return [
+        hits = [
             Hit(
                 rank=rank,
                 study_id=study_id,
@@ -277,6 +312,26 @@ class Finder:
             for rank, (study_id, score) in enumerate(fused, start=1)
             if study_id in studies
         ]
+        if query.joint_vector is not None:
+            self._explain(query.joint_vector, hits)
+        return hits
+
+    def _explain(self, place: npt.NDArray[np.float32], hits: list[Hit]) -> None:
+        """Give the first hits those sentences of their reports that lie nearest to a volume."""
+        embedder = self._embedder("volume")
+        assert embedder is not None
+        told = {}
+        for hit in hits[:_EXPLAINED]:
+            text = hit.study.report.text if hit.study.report else ""
+            told[hit.rank] = [s for a, b in sentences(text) if (s := text[a:b].strip())]
+        distinct = list(dict.fromkeys(s for lines in told.values() for s in lines))
+        scores = embedder.embed_texts(distinct).vectors @ place
+        score = dict(zip(distinct, scores.tolist(), strict=True))
+        for i, hit in enumerate(hits[:_EXPLAINED]):
+            nearest = sorted(dict.fromkeys(told[hit.rank]), key=lambda s: -score[s])[:_SENTENCES]
+            hits[i] = dataclasses.replace(
+                hit, why=dataclasses.replace(hit.why, sentences=tuple(nearest))
+            )
 
     def _rank_findings(
         self, wanted: Iterable[Finding], others: set[str], depth: int, where: str | None

@@ -236,7 +236,7 @@ function reportOf(hit) {
   return make("div.card-report", {}, short, text.length > 220 || sentences.length ? details : null);
 }
 
-const PART_NAMES = { bm25: "words", report: "report meaning", volume: "CT likeness", findings: "findings" };
+const PART_NAMES = { bm25: "words", report: "report meaning", volume: "CT likeness", joint: "CT to report", findings: "findings" };
 
 function partsOf(hit, best) {
   const rows = Object.entries(hit.why.parts).map(([part, value]) => {
