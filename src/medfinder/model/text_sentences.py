@@ -82,17 +82,27 @@ class SentenceNetwork(TextEncoder):
         """Learn the word pieces of the training reports; the same texts give the same pieces."""
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
-        tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        def empty(vocabulary: dict[str, int] | None = None) -> Tokenizer:
+            model = models.WordPiece(vocabulary, unk_token="[UNK]")  # noqa: S106
+            tokenizer = Tokenizer(model)
+            tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            return tokenizer
+
+        learning = empty()
+        texts = [_millimetres(text) for text in texts]
+        # The trainer numbers continuing letters in the order of a hash table, which is another in
+        # every run, and breaks ties between merges by these numbers. Given as special, they have
+        # fixed ones.
+        special = ["[PAD]", "[UNK]", *(f"##{letter}" for letter in _continuing(learning, texts))]
         trainer = trainers.WordPieceTrainer(
             vocab_size=VOCABULARY_SIZE,
-            special_tokens=["[PAD]", "[UNK]"],
+            special_tokens=special,
             min_frequency=2,
             show_progress=False,
         )
-        tokenizer.train_from_iterator([_millimetres(t) for t in texts], trainer)
-        self.tokenizer = tokenizer
+        learning.train_from_iterator(texts, trainer)
+        self.tokenizer = empty(learning.get_vocab())
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Return ``ids`` (S, L) of the distinct sentences and ``sentence`` (B, K), -1 where none is.
@@ -162,6 +172,17 @@ class SentenceNetwork(TextEncoder):
         """Write ``tokenizer.json``."""
         if self.tokenizer is not None:
             self.tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+def _continuing(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """Return the letters that stand within a word, sorted."""
+    letters: set[str] = set()
+    for word in {word for text in texts for word in text.split()}:
+        for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(
+            tokenizer.normalizer.normalize_str(word)
+        ):
+            letters.update(piece[1:])
+    return sorted(letters)
 
 
 def _millimetres(text: str) -> str:
