@@ -18,6 +18,10 @@ from stubs.training import MODEL, batches, phantoms, stream, without
 ALL = {"view_mse": 1.0, "rerank": 1.0, "labels": 0.2}
 
 
+def value(number: object) -> float:
+    return float(number.detach() if isinstance(number, torch.Tensor) else number)  # type: ignore[arg-type]
+
+
 def model(**settings: Any) -> DualStream:
     return stream(from_dict(ModelConfig, to_dict(MODEL) | settings))
 
@@ -39,7 +43,7 @@ def rates() -> list[float]:
 
 
 def grad(parameters: Any) -> float:
-    return sum(float(p.grad.abs().sum()) for p in parameters if p.grad is not None)
+    return sum(value(p.grad.abs().sum()) for p in parameters if p.grad is not None)
 
 
 def test_the_total_is_the_weighted_sum_of_its_terms() -> None:
@@ -47,8 +51,8 @@ def test_the_total_is_the_weighted_sum_of_its_terms() -> None:
     with torch.no_grad():
         terms = objective(**weights)(model(), batches().batch(0))
     assert set(terms.named) == {"similarity", "view_mse", "statements", "attribute_choice"}
-    expected = sum({**weights, "similarity": 0.5}[n] * float(t) for n, t in terms.named.items())
-    assert float(terms.total) == pytest.approx(expected, rel=1e-5)
+    expected = sum({**weights, "similarity": 0.5}[n] * value(t) for n, t in terms.named.items())
+    assert value(terms.total) == pytest.approx(expected, rel=1e-5)
 
 
 def test_every_component_changes_the_loss() -> None:
@@ -58,7 +62,7 @@ def test_every_component_changes_the_loss() -> None:
         whole = objective(**ALL)(net, made)
         for name in ("alpha", "view_mse", "statements", "attribute_choice", "rerank", "labels"):
             part = objective(**{**ALL, name: 0.0})(net, made)
-            assert float(part.total) != pytest.approx(float(whole.total), rel=1e-6), name
+            assert value(part.total) != pytest.approx(value(whole.total), rel=1e-6), name
             assert set(whole.named) - set(part.named) == {{"alpha": "similarity"}.get(name, name)}
 
 
@@ -74,10 +78,10 @@ def test_text_sampling_changes_the_loss() -> None:
     net = model().eval()
     whole = objective()(net, batches(sampling=SamplingConfig("whole")).batch(0))
     part = objective()(net, batches(sampling=SamplingConfig("sentences", 0.2)).batch(0))
-    assert float(whole.named["similarity"].detach()) != pytest.approx(
-        float(part.named["similarity"].detach())
+    assert value(whole.named["similarity"].detach()) != pytest.approx(
+        value(part.named["similarity"].detach())
     )
-    assert float(whole.named["statements"]) == pytest.approx(float(part.named["statements"]))
+    assert value(whole.named["statements"]) == pytest.approx(value(part.named["statements"]))
 
 
 def test_gradients_reach_the_cross_attention_between_views() -> None:
@@ -89,7 +93,7 @@ def test_gradients_reach_the_cross_attention_between_views() -> None:
     assert attention.in_proj_weight is not None
     assert attention.in_proj_weight.grad is not None
     parts = attention.in_proj_weight.grad.chunk(3)
-    assert all(float(part.abs().sum()) > 0 for part in parts), "queries, keys and values"
+    assert all(value(part.abs().sum()) > 0 for part in parts), "queries, keys and values"
     assert grad(net.volume.parameters()) > 0
 
 
@@ -124,7 +128,7 @@ def test_the_distance_of_views_is_above_zero_and_shrinks() -> None:
         total = only(net, made).total
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        seen.append(float(total.detach()))
+        seen.append(value(total.detach()))
     assert seen[0] > 1e-5
     assert seen[-1] < seen[0] / 2
 
@@ -139,11 +143,11 @@ def test_a_study_without_a_report_counts_for_the_views_and_for_no_text() -> None
     told = [i for i, text in enumerate(made.texts) if text is not None]
     assert len(told) == 6
     texts = both.encode_texts(net, both.texts(made))["text"][:6]
-    assert float(terms.named["similarity"]) == pytest.approx(
-        float(losses.info_nce(texts, encoded["volume"][told], net.scale)), rel=1e-5
+    assert value(terms.named["similarity"]) == pytest.approx(
+        value(losses.info_nce(texts, encoded["volume"][told], net.scale)), rel=1e-5
     )
-    assert float(terms.named["view_mse"]) == pytest.approx(
-        float(losses.view_mse(encoded["first"], encoded["second"])), rel=1e-5
+    assert value(terms.named["view_mse"]) == pytest.approx(
+        value(losses.view_mse(encoded["first"], encoded["second"])), rel=1e-5
     )
     terms.total.backward()  # type: ignore[no-untyped-call]
 
@@ -153,8 +157,8 @@ def test_a_batch_without_any_report_has_the_views_alone() -> None:
     made = batches(data, needs_report=False, labels=labels()).batch(0)
     net = model(reranker=True)
     terms = objective(**ALL)(net, made)
-    assert float(terms.named["similarity"]) == float(terms.named["rerank"]) == 0
-    assert float(terms.named["view_mse"]) > 0
+    assert value(terms.named["similarity"]) == value(terms.named["rerank"]) == 0
+    assert value(terms.named["view_mse"]) > 0
     assert "statements" not in terms.named
     terms.total.backward()  # type: ignore[no-untyped-call]
     assert grad(net.volume.parameters()) > 0
@@ -169,7 +173,7 @@ def test_studies_that_share_a_report_are_each_others_positives() -> None:
         objective()(net, batches(one, size=8).batch(0)).named["similarity"]
         for one in (replace(shared, reports=(*data.reports[:7], ("Another.",))), shared)
     )
-    assert float(apart) != pytest.approx(float(together))
+    assert value(apart) != pytest.approx(value(together))
     made = batches(shared, size=8).batch(0)
     groups = made.report_group
     one = objective()
@@ -177,8 +181,8 @@ def test_studies_that_share_a_report_are_each_others_positives() -> None:
     texts = one.encode_texts(net, one.texts(made))["text"][:8]
     same = groups[:, None] == groups[None]
     assert int(same.sum()) == 10
-    assert float(together) == pytest.approx(
-        float(losses.info_nce(texts, volumes, net.scale, same)), rel=1e-5
+    assert value(together) == pytest.approx(
+        value(losses.info_nce(texts, volumes, net.scale, same)), rel=1e-5
     )
 
 
@@ -191,23 +195,23 @@ def test_each_similarity_has_a_loss_of_its_own_and_gradients(similarity: Any) ->
     assert grad(net.volume.parameters()) > 0
     assert grad(net.text.parameters()) > 0
     assert (similarity == "siglip") == bool(list(made.parameters()))
-    assert all(p.grad is not None and float(p.grad) != 0 for p in made.parameters())
+    assert all(p.grad is not None and value(p.grad) != 0 for p in made.parameters())
 
 
 def test_the_reranker_learns_to_prefer_pairs() -> None:
     net = model(reranker=True)
     only = objective(alpha=0.0, statements=0.0, attribute_choice=0.0, rerank=1.0)
     made = batches(size=8, n_told=0, n_denied=0).batch(0)
-    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     seen = []
-    for _ in range(40):
+    for _ in range(120):  # rivals change as it learns, so one step says little
         optimizer.zero_grad()
         total = only(net, made).total
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        seen.append(float(total.detach()))
+        seen.append(value(total.detach()))
     assert seen[0] == pytest.approx(np.log(2), abs=0.1)
-    assert seen[-1] < seen[0] / 2
+    assert np.mean(seen[-20:]) < seen[0] / 2
 
 
 def test_labels_start_at_their_rates_and_skip_the_unknown() -> None:
@@ -216,8 +220,8 @@ def test_labels_start_at_their_rates_and_skip_the_unknown() -> None:
     one = objective(labels=1.0)
     with torch.no_grad():
         one.label_head.weight.zero_()
-        got = float(one(net, made).named["labels"])
+        got = value(one(net, made).named["labels"])
     assert made.labels is not None
     p = np.clip(rates(), 1e-3, 0.5)
     cost = -np.where(made.labels == 1, np.log(p), np.log(1 - p))
-    assert got == pytest.approx(float((cost * (made.labels >= 0)).sum(1).mean()), rel=1e-4)
+    assert got == pytest.approx(value((cost * (made.labels >= 0)).sum(1).mean()), rel=1e-4)
