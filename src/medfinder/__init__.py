@@ -24,10 +24,12 @@ _HOME = {
     "Volume": "medfinder.volume.volume",
     "build_index": "medfinder.search.build",
     "extract_findings": "medfinder.report.findings",
+    "from_pretrained": "medfinder.model.hub",
     "list_encoders": "medfinder.model.encoder",
     "open_index": "medfinder.search.finder",
     "parse_report": "medfinder.report.parse",
     "preprocess": "medfinder.volume.preprocess",
+    "push_to_hub": "medfinder.model.hub",
     "read_volume": "medfinder.volume.read",
 }
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from medfinder.embed import Embedder as Embedder
     from medfinder.errors import MedFinderError as MedFinderError
     from medfinder.model.encoder import list_encoders as list_encoders
+    from medfinder.model.hub import from_pretrained as from_pretrained
+    from medfinder.model.hub import push_to_hub as push_to_hub
     from medfinder.records import Finding as Finding
     from medfinder.records import Hit as Hit
     from medfinder.records import Report as Report

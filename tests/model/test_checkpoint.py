@@ -25,6 +25,7 @@ from medfinder.errors import (
 )
 from medfinder.model import checkpoint as module
 from medfinder.model.checkpoint import (
+    copy_checkpoint,
     load_checkpoint,
     load_encoder_from,
     read_checkpoint,
@@ -140,6 +141,24 @@ def test_half_precision_halves_it_and_keeps_vectors_near(tmp_path: Path) -> None
         (near.encode_texts(TEXTS), exact.encode_texts(TEXTS)),
     ):
         assert (a * b).sum(1).min() > 0.9999
+
+
+def test_a_copy_at_half_the_size_says_what_its_run_said(tmp_path: Path) -> None:
+    run = {"measures": {"R@10": 0.5}}
+    whole = save_checkpoint(tiny(), tmp_path / "run", training=run, source="8 studies")
+    copy = copy_checkpoint(whole, tmp_path / "copy", name="small")
+    assert json.loads((copy / "training.json").read_text()) == run
+    said = read_checkpoint(copy)
+    assert (said.name, said.source, said.weights_dtype) == ("small", "8 studies", "float16")
+    assert "| R@10 | 0.5 |" in (copy / "README.md").read_text()
+    assert "float16" in (copy / "README.md").read_text()
+
+
+def test_a_copy_keeps_a_card_that_was_written_by_hand(tmp_path: Path) -> None:
+    whole = save_checkpoint(tiny(), tmp_path / "run", card="# By hand\n")
+    copy = copy_checkpoint(whole, tmp_path / "copy", dtype="float32")
+    assert (copy / "README.md").read_text() == "# By hand\n"
+    assert (copy / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_loading_uses_up_no_random_numbers(saved: Path) -> None:

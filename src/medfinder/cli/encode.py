@@ -1,4 +1,4 @@
-"""``medfinder encode``: one CT → one vector."""
+"""``medfinder encode``: one CT or text → one vector."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medfinder.cli.talk import done, emit
+from medfinder.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -14,8 +15,18 @@ def register(app: typer.Typer) -> None:
 
 
 def encode(
-    volume: Annotated[Path, typer.Argument(help="A CT: NIfTI file, DICOM file or folder.")],
-    encoder: Annotated[str, typer.Option(help="See 'medfinder list encoders'.")] = "astra",
+    volume: Annotated[
+        Path | None, typer.Argument(help="A CT: NIfTI file, DICOM file or folder.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A text instead of a CT, for an encoder that reads text.")
+    ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="A name of 'medfinder list encoders', a checkpoint's folder, or its id on the Hub."
+        ),
+    ] = "astra",
     out: Annotated[
         Path | None, typer.Option(help="NumPy file to write; JSON on stdout otherwise.")
     ] = None,
@@ -29,10 +40,15 @@ def encode(
         bool, typer.Option("--json", help="With --out: print the summary as JSON.")
     ] = False,
 ) -> None:
-    """Embed one CT: an L2-normalised float32 vector.
+    """Embed one CT, or one text: an L2-normalised float32 vector.
 
-    Example: medfinder encode some_ct.nii.gz --encoder astra --out v.npy
+    Examples: medfinder encode some_ct.nii.gz --encoder astra --out v.npy ·
+    medfinder encode --text "left pleural effusion" --encoder run/checkpoint
     """
+    if (volume is None) == (text is None):
+        raise InputError("Give either a CT or --text, one of them.")
+    if volume is None and regions is not None:
+        raise InputError("A text has no region features: give --regions with a CT.")
     import numpy as np
 
     from medfinder.artifact import atomic_write
@@ -40,11 +56,14 @@ def encode(
     from medfinder.volume.read import read_volume
 
     embedder = Embedder(encoder)
-    ct = read_volume(volume, series_id=series)
-    vector = embedder.embed_volume(ct)
-    if regions is not None:
-        with atomic_write(regions) as file:
-            np.save(file, embedder.region_features(ct))
+    if volume is not None:
+        ct = read_volume(volume, series_id=series)
+        vector = embedder.embed_volume(ct)
+        if regions is not None:
+            with atomic_write(regions) as file:
+                np.save(file, embedder.region_features(ct))
+    else:
+        vector = embedder.embed_texts([text or ""], ["--text"]).vectors[0]
     if out is None:
         emit({"model_id": embedder.model_id, "vector": [float(x) for x in vector]})
         return

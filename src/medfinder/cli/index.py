@@ -19,7 +19,11 @@ def index(
         Path, typer.Argument(help="Folder of the index; an existing one is brought up to date.")
     ],
     encoder: Annotated[
-        str, typer.Option(help="Volume encoder (see 'medfinder list encoders'), or 'none'.")
+        str,
+        typer.Option(
+            help="Volume encoder: a name of 'medfinder list encoders', a checkpoint's folder, its id "
+            "on the Hub (owner/name), or 'none'."
+        ),
     ] = "astra",
     text_encoder: Annotated[
         str, typer.Option(help="Encoder of the reports, or 'none'.")

@@ -27,6 +27,7 @@ def encoders(json_: Annotated[bool, typer.Option("--json", help="Print as JSON."
                     "name": i.name,
                     "streams": sorted(i.streams),
                     "dim": i.dim,
+                    "model_id": i.model_id,
                     "licence": i.licence,
                     "source": i.source,
                     "needs": i.needs,

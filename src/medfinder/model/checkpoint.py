@@ -290,6 +290,37 @@ def load_checkpoint(folder: str | Path) -> "DualStream":
     return model.eval()
 
 
+def copy_checkpoint(
+    folder: str | Path, out: str | Path, *, dtype: WeightsType = "float16", name: str = ""
+) -> Path:
+    """Write a checkpoint anew, with what its run says of itself, such as at half the size.
+
+    The card is made anew from ``training.json``; without that, the one there is is kept. Rounded
+    weights are another model: measure them before their measures are quoted.
+
+    Args:
+        dtype: See `save_checkpoint`.
+        name: What users call the copy; "" for the name it has.
+
+    Raises:
+        InputError, ArtifactError, ConfigError: See `load_checkpoint` and `save_checkpoint`.
+    """
+    folder = _standing(Path(folder))
+    checkpoint, model = read_checkpoint(folder), load_checkpoint(folder)
+    card, notes = folder / CARD, folder / TRAINING
+    training = json.loads(notes.read_bytes()) if notes.is_file() else None
+    return save_checkpoint(
+        model,
+        out,
+        card=card.read_text(encoding="utf-8") if training is None and card.is_file() else None,
+        training=training,
+        dtype=dtype,
+        name=name or checkpoint.name,
+        licence=checkpoint.licence,
+        source=checkpoint.source,
+    )
+
+
 def load_encoder_from(
     folder: str | Path, where: str | None = None, needs: str = ""
 ) -> "JointEncoder":
