@@ -7,8 +7,9 @@ from torch import Tensor, nn
 class ViewFusion(nn.Module):
     """Let the regions of one view ask those of another.
 
-    ``F = LN(R + softmax(Q(R) K(R')^T / sqrt(d)) V(R'))`` with R, R' the regions of the two views.
-    The update starts at zero, so a fresh fusion leaves the first view as it is.
+    ``F = LN(R + g softmax(Q(R) K(R')^T / sqrt(d)) V(R'))`` with R, R' the regions of the two views,
+    normalised where they ask and are asked, and g learned, 0.1 at the start, so that a fresh fusion
+    leaves the first view nearly as it is.
 
     Args:
         width: Features of a region.

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from medfinder.errors import ConfigError
+from medfinder.errors import ConfigError, EmptyReport
 from medfinder.report.parse import parse_report
 from medfinder.report.sentences import sentences
 
@@ -50,7 +50,10 @@ def sample_text(report: str, config: SamplingConfig, chooser: random.Random) -> 
         kept = sorted(chooser.sample(range(len(spans)), min(n, len(spans))))
         return " ".join(report[spans[k][0] : spans[k][1]] for k in kept) or report
     if kind in ("impression", "findings"):
-        parsed = parse_report(report)
+        try:
+            parsed = parse_report(report)
+        except EmptyReport:  # no letter in it: a section has none either
+            return report
         part = parsed.impression_text if kind == "impression" else parsed.findings_text
         return part if part and part.strip() else report
     return report
