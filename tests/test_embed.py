@@ -211,6 +211,34 @@ def test_prepared_volumes_need_an_encoder_of_volumes() -> None:
         Embedder(encoder).embed_prepared(["a"], prepared(1))
 
 
+def test_known_regions_have_the_vectors_of_their_volumes() -> None:
+    encoder = stub.OctantEncoder()
+    arrays = np.concatenate([prepared(1), prepared(2), prepared(3)])
+    ids = ("a", "b", "c")
+    found = Embedder(encoder, batch_size=2).embed_regions(ids, encoder.region_features(arrays))
+    direct = Embedder(encoder).embed_prepared(ids, arrays)
+    assert (found.ids, found.model_id) == (direct.ids, direct.model_id)
+    np.testing.assert_array_equal(found.vectors, direct.vectors)
+    assert Embedder(encoder).embed_regions([], []).vectors.shape == (0, 8)
+
+
+@pytest.mark.parametrize(("n", "text"), [(1, "2 ids, fewer arrays"), (3, "2 ids, more arrays")])
+def test_ids_and_known_regions_must_pair(embedder: Embedder, n: int, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"Expected one array an id, got {text}"):
+        embedder.embed_regions(["a", "b"], np.ones((n, 8, 8), np.float16))
+
+
+def test_known_regions_that_are_no_numbers_name_the_study(embedder: Embedder) -> None:
+    with pytest.raises(InputError, match="The vector of s7 is not finite"):
+        embedder.embed_regions(["s7"], np.full((1, 8, 8), np.nan, np.float16))
+
+
+def test_known_regions_need_an_encoder_of_regions() -> None:
+    encoder = stub.OctantEncoder(replace(stub.INFO, n_regions=None))
+    with pytest.raises(InputError, match="The encoder octants has no region features"):
+        Embedder(encoder).embed_regions(["a"], np.ones((1, 8, 8), np.float16))
+
+
 def test_the_next_volume_is_read_while_one_is_encoded() -> None:
     read_second = threading.Event()
 

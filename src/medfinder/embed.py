@@ -5,6 +5,7 @@ so that what is claimed is what runs. It knows nothing of files: volumes come in
 function that reads one.
 """
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -174,10 +175,8 @@ class Embedder:
             InputError: The encoder takes no volumes, or has no region features.
         """
         self._needs("volume")
-        if regions and self.info.n_regions is None:
-            raise InputError(
-                f"The encoder {self.info.name} has no region features.", rule="regions"
-            )
+        if regions:
+            self._needs_regions()
         batch: list[tuple[str, npt.NDArray[np.generic]]] = []
         for study_id, prepared in _ahead(self._prepare(items)):
             if isinstance(prepared, InputError):
@@ -225,6 +224,35 @@ class Embedder:
             rows += [done.vector for done in self._encode(batch, False, None)]
         vectors = np.stack(rows) if rows else np.zeros((0, self.info.dim), np.float32)
         return Embeddings(tuple(ids), vectors, self.model_id)
+
+    def embed_regions(
+        self, ids: Sequence[str], regions: Iterable[npt.NDArray[np.float16]]
+    ) -> Embeddings:
+        """Embed volumes whose region features are known, such as those a training run keeps.
+
+        Args:
+            ids: One for each array.
+            regions: (n_regions, F) each, as `region_features` returned them. Read one batch at a
+                time.
+
+        Raises:
+            InputError: The encoder has no region features, or an output is not finite.
+            ConfigError: There are more ids than arrays, or fewer.
+        """
+        self._needs("volume")
+        self._needs_regions()
+        rows: list[Vector] = []
+        given = iter(regions)
+        for start in range(0, len(ids), self.batch_size):
+            names = ids[start : start + self.batch_size]
+            batch = list(itertools.islice(given, len(names)))
+            if len(batch) < len(names):
+                raise ConfigError(f"Expected one array an id, got {len(ids)} ids, fewer arrays.")
+            rows.append(self._checked(names, self.encoder.pool_regions(np.stack(batch))))
+        if next(given, None) is not None:
+            raise ConfigError(f"Expected one array an id, got {len(ids)} ids, more arrays.")
+        vectors = np.concatenate(rows) if rows else np.zeros((0, self.info.dim), np.float32)
+        return Embeddings(tuple(ids), normalised(vectors), self.model_id)
 
     def embed_texts(self, texts: Sequence[str], ids: Sequence[str] | None = None) -> Embeddings:
         """Embed texts.
@@ -312,6 +340,12 @@ class Embedder:
                 f"The encoder {self.info.name} takes {' and '.join(sorted(self.info.streams))}, "
                 f"not {stream}. `medfinder list encoders` shows those that do.",
                 rule="wrong-stream",
+            )
+
+    def _needs_regions(self) -> None:
+        if self.info.n_regions is None:
+            raise InputError(
+                f"The encoder {self.info.name} has no region features.", rule="regions"
             )
 
     def _checked(self, ids: Sequence[str], vectors: Vector) -> Vector:

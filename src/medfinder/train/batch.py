@@ -8,7 +8,7 @@ two machines is the batch of a run on one.
 import random
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from medfinder.train.labels import encode_labels
 from medfinder.train.sampling import SamplingConfig, sample_text
 from medfinder.train.statements import Statements, make_statements
 
+if TYPE_CHECKING:
+    from medfinder.train.features import Features, Regions
+
 _ORDER, _TEXT, _VIEW, _STATEMENTS = range(4)
 
 
@@ -31,7 +34,8 @@ class Batch:
 
     Attributes:
         study_ids: B studies.
-        volumes: (B, C, D, H, W) as they were preprocessed, on the model's device.
+        volumes: (B, C, D, H, W) as they were preprocessed, on the model's device; None where
+            `cached` takes their place.
         rows: (B,) place of each study in the whole batch of all processes.
         texts: What the step sees of each report; None for a study without one.
         reports: The whole report that `texts` is a part of.
@@ -42,10 +46,11 @@ class Batch:
         capacity: Rows that every process has room for, at least B.
         seed, step, augment: They decide `views`.
         unreadable: Studies left out because a voxel is not finite.
+        cached: (B, views, N, width) float16: the step's views as regions of a frozen network.
     """
 
     study_ids: tuple[str, ...]
-    volumes: Tensor
+    volumes: Tensor | None
     rows: npt.NDArray[np.int64]
     texts: tuple[str | None, ...]
     reports: tuple[str | None, ...]
@@ -57,18 +62,25 @@ class Batch:
     step: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     unreadable: tuple[str, ...] = ()
+    cached: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.study_ids)
 
     def views(self, which: int, part: slice = slice(None)) -> Tensor:
         """Return view number `which` of some studies, float32 in 0..1, the same at every call."""
+        assert self.volumes is not None
         made = []
         for volume, row in zip(self.volumes[part], self.rows[part], strict=True):
             generator = torch.Generator()
             generator.manual_seed(mix(self.seed, self.step, _VIEW, int(row), which))
             made.append(view(volume[None], self.augment, generator))
         return torch.cat(made)
+
+    def regions(self, which: int, part: slice = slice(None)) -> Tensor:
+        """Return `cached` features of view number `which` of some studies, (b, N, width) float32."""
+        assert self.cached is not None
+        return self.cached[part, which].float()
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,8 @@ class Batches:
         needs_report: Draw only studies that have one.
         rank, n_ranks: Which part of each batch is this process's.
         device: Where volumes go.
+        features: Of `data`, in place of its volumes: a step draws among their views; None for none.
+        n_views: How many different ones a step draws of each study.
     """
 
     data: TrainingSet
@@ -99,6 +113,8 @@ class Batches:
     rank: int = 0
     n_ranks: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    features: "Features | None" = None
+    n_views: int = 1
 
     def __post_init__(self) -> None:
         n = len(self.pool)
@@ -147,6 +163,9 @@ class Batches:
         for row, i in enumerate(map(int, drawn), first):
             if self.data.study_ids[i] in left_out:
                 continue
+            if self.features is not None:
+                kept.append((row, i, self._cached(step, row, i)))
+                continue
             volume = self.data.volumes[self.data.rows[i]]
             if volume.dtype.kind == "f" and not np.isfinite(volume).all():
                 unreadable.append(self.data.study_ids[i])
@@ -170,9 +189,10 @@ class Batches:
         if told and (self.n_told or self.n_denied):
             chooser = random.Random(mix(self.seed, step, _STATEMENTS, self.rank))
             statements = make_statements(told, chooser, self.n_told, self.n_denied)
+        arrays = [array for *_, array in kept]
         return Batch(
             study_ids=tuple(self.data.study_ids[i] for _, i, _ in kept),
-            volumes=self._stacked([volume for _, _, volume in kept]),
+            volumes=self._stacked(arrays) if self.features is None else None,
             rows=np.array([row for row, _, _ in kept], np.int64),
             texts=tuple(texts),
             reports=tuple(reports),
@@ -186,7 +206,14 @@ class Batches:
             step=step,
             augment=self.augment,
             unreadable=tuple(unreadable),
+            cached=torch.from_numpy(np.stack(arrays)).to(self.device) if self.features else None,
         )
+
+    def _cached(self, step: int, row: int, i: int) -> "Regions":
+        """Return the features of the views that a step draws of a study, all different."""
+        assert self.features is not None
+        chooser = random.Random(mix(self.seed, step, _VIEW, row))
+        return self.features.regions(i, chooser.sample(range(self.features.n_views), self.n_views))
 
     def _stacked(self, volumes: list[npt.NDArray[Any]]) -> Tensor:
         """Return volumes on the device: uint8 as it is, floats mapped to 0..1."""

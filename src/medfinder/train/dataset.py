@@ -48,6 +48,7 @@ class TrainingSet:
         findings: Of each report; () for none known.
         rows: (N,) the study's place in `volumes`; None for 0, 1, ....
         rejections: Studies that could not be read.
+        volumes_key: Changes with the content of `volumes`; "" where only reading them tells.
     """
 
     study_ids: tuple[str, ...]
@@ -58,6 +59,7 @@ class TrainingSet:
     findings: tuple[tuple[Finding, ...], ...] = ()
     rows: npt.NDArray[np.int64] = None  # type: ignore[assignment]
     rejections: tuple[Rejection, ...] = ()
+    volumes_key: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.study_ids)
@@ -121,6 +123,16 @@ class TrainingSet:
             [[i, *texts] for i, texts in zip(self.study_ids, self.reports, strict=True)],
             self.preprocess,
         )
+
+    @cached_property
+    def volumes_digest(self) -> str:
+        """Hex digits that change with the volumes' content; may have to read every volume."""
+        if self.volumes_key:
+            return self.volumes_key
+        whole = hashlib.sha256()
+        for volume in self.iter_volumes():
+            whole.update(np.ascontiguousarray(volume).data)
+        return whole.hexdigest()[:16]
 
 
 def split_of(studies: Sequence[Study], split: Split) -> list[Study]:
@@ -189,11 +201,11 @@ def prepare_set(
     place.mkdir(parents=True, exist_ok=True)
     path = place / VOLUMES
     shape = (len(studies), config.n_channels, *config.size)
-    seen = _read_journal(place / JOURNAL)
+    seen = read_journal(place / JOURNAL)
     if not path.is_file():
         seen = {}
         (place / JOURNAL).unlink(missing_ok=True)
-        _allocate(path, shape, config.dtype)
+        allocate(path, shape, config.dtype)
     todo = [i for i in range(len(studies)) if i not in seen]
     jobs = [(i, studies[i], str(path), config, check or CheckConfig()) for i in todo]
     with (place / JOURNAL).open("a", encoding="utf-8") as journal:
@@ -222,6 +234,7 @@ def prepare_set(
             for i, e in sorted(seen.items())
             if "rule" in e
         ),
+        volumes_key=key,
     )
 
 
@@ -265,14 +278,15 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def _allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+def allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     """Make a sparse array file that is complete or absent."""
     temporary = path.with_suffix(".tmp.npy")
     np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
     os.replace(temporary, path)
 
 
-def _read_journal(path: Path) -> dict[int, dict[str, Any]]:
+def read_journal(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the whole lines of a journal by their row; {} where there is none."""
     seen = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

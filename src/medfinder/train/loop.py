@@ -12,8 +12,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from medfinder.model.dual_stream import DualStream
 from medfinder.train.batch import Batch, Batches
 from medfinder.train.curves import Curves, open_curves
 from medfinder.train.dataset import TrainingSet
+from medfinder.train.features import CachedViews, Features, make_features
 from medfinder.train.gradients import average, backward
 from medfinder.train.labels import encode_labels, fit_labels
 from medfinder.train.objective import Objective, Terms
@@ -113,6 +114,8 @@ def fit(
     resume: bool = False,
     card: str | None = None,
     fabric: "Fabric | None" = None,
+    features: str | Path | None = None,
+    encoding: Progress | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Train a model and keep the best checkpoint by `medfinder.train.validate.PRIMARY`.
@@ -125,6 +128,9 @@ def fit(
         resume: Go on from the state in `out`, if there is one.
         card: Of the checkpoint.
         fabric: From `open_fabric`, where the caller needed it before; None to open it here.
+        features: Folder of the features of `TrainConfig.cached_views`, which runs may share; None
+            for ``features`` in `out`.
+        encoding: Called with (done, total) of each set after each study whose features are made.
         progress: Called with (step, steps) after each step, in every process.
 
     Raises:
@@ -138,7 +144,10 @@ def fit(
     _check_patients(train, val)
     with _telling_of_lost_processes(fabric.world_size):
         run = _Run(recipe, train, val, Path(out), fabric, resume, card)
-        return run.to_end(progress)
+        with closing(run.curves):
+            if recipe.train.cached_views:
+                run.make_features(Path(features or Path(out) / "features"), encoding)
+            return run.to_end(progress)
 
 
 @dataclass
@@ -214,7 +223,37 @@ class _Run:
         self.curves: Curves = open_curves(
             out, recipe.train.logger if self.leads else "", self.standing.step, to_dict(recipe)
         )
+        self.val_features: Features | None = None
         _start_alike(self.modules)
+
+    def make_features(self, folder: Path, progress: Progress | None) -> None:
+        """Run the frozen network over both sets, or find that it was; steps then read features."""
+        settings = self.recipe.train
+        views = CachedViews(settings.cached_views, settings.seed, self.recipe.augment)
+
+        def made(data: TrainingSet, views: CachedViews, rows: Sequence[int]) -> Features:
+            return make_features(
+                self.model.volume,
+                self.recipe.model.volume,
+                data,
+                views,
+                folder,
+                rows=rows,
+                device=self.fabric.device,
+                rank=self.fabric.global_rank,
+                n_ranks=self.fabric.world_size,
+                barrier=self.fabric.barrier,
+                progress=progress,
+            )
+
+        features = made(self.batches.data, views, self.batches.pool.tolist())
+        self.val_features = made(self.val, CachedViews(), range(len(self.val)))
+        n_views = 2 if self.objective.has_two_views(self.model) else 1
+        self.batches = replace(self.batches, features=features, n_views=n_views)
+        known = self.standing.bad
+        new = {study: why for study, why in features.rejected.items() if study not in known}
+        if new:  # every process knows the same
+            self._leave_out(new)
 
     def to_end(self, progress: Progress | None) -> Fitted:
         settings, now = self.recipe.train, self.standing
@@ -353,7 +392,7 @@ class _Run:
     def _validate(self) -> None:
         now = self.standing
         if self.leads:
-            scores = validate(self.model, self.val)
+            scores = validate(self.model, self.val, self.val_features)
             self.curves.validation(now.step, scores.measures)
             if not now.best or scores.key > tuple(now.best["key"]):
                 now.best = {"step": now.step, "key": scores.key, "measures": scores.measures}

@@ -157,8 +157,8 @@ class Objective(nn.Module):
             as in use, ``first`` and ``second`` (B, dim); with `rerank` the ``regions`` of view 0;
             with `labels` the vector before it is normalised, ``projected``.
         """
-        regions = model.volume(batch.views(0, part))
-        others = model.volume(batch.views(1, part)) if self.has_two_views(model) else None
+        regions = _regions(model, batch, 0, part)
+        others = _regions(model, batch, 1, part) if self.has_two_views(model) else None
         projected = model.project(regions, others)
         encoded: Encoded = {"volume": model.normalised(projected)}
         if self.config.view_mse:
@@ -254,6 +254,14 @@ class Objective(nn.Module):
         if self.config.similarity == "siglip":
             return losses.siglip(t, v, model.scale, self.siglip_bias, same)
         return losses.info_nce(t, v, model.scale, same)
+
+
+def _regions(model: DualStream, batch: Batch, which: int, part: slice) -> Tensor:
+    """Return the regions of a view: those of the cache, where there is one, or the network's."""
+    if batch.cached is not None:
+        return batch.regions(which, part)
+    regions: Tensor = model.volume(batch.views(which, part))
+    return regions
 
 
 def _rerank(

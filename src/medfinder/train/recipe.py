@@ -32,6 +32,9 @@ class TrainConfig:
         max_cpu_s: Budget in CPU seconds of all processes, steps alone; 0 for none. The learning
             rate then follows the share of the budget that is used, and the run ends with it.
         max_s: The same in seconds of the clock.
+        cached_views: Views of each volume whose features are made once, before the first step, for
+            a frozen volume network (`medfinder.train.features`); each step draws among them. 1 is
+            the unchanged volume alone. 0 to run the network at every step. Not in the budgets.
         max_bad_rate: Share of studies that may turn out to be bad before the run is refused.
         logger: Where curves go beside metrics.jsonl.
     """
@@ -51,6 +54,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     max_cpu_s: float = 0.0
     max_s: float = 0.0
+    cached_views: int = 0
     max_bad_rate: float = 0.01
     logger: Literal["tensorboard", "wandb", "none"] = "tensorboard"
 
@@ -60,7 +64,7 @@ class TrainConfig:
                 raise ConfigError(
                     f"Setting train.{name} is {getattr(self, name)}; expected at least 1."
                 )
-        for name in ("micro_batch", "weight_decay", "seed", "max_cpu_s", "max_s"):
+        for name in ("micro_batch", "weight_decay", "seed", "max_cpu_s", "max_s", "cached_views"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(
                     f"Setting train.{name} is {getattr(self, name)}; expected at least 0."
@@ -103,6 +107,17 @@ class RecipeConfig:
             raise ConfigError(
                 "Setting objective.rerank is above 0, but the model has no reranker. Set "
                 "model.reranker = true."
+            )
+        if self.train.cached_views and self.model.volume.trained != "none":
+            raise ConfigError(
+                f"Setting train.cached_views is {self.train.cached_views}, but model.volume.trained "
+                f"is {self.model.volume.trained!r}: the features of a network that learns change at "
+                "every step. Set model.volume.trained = 'none', or train.cached_views = 0."
+            )
+        if self.train.cached_views == 1 and (self.objective.view_mse or self.model.fusion):
+            raise ConfigError(
+                "Setting train.cached_views is 1, but objective.view_mse and model.fusion take two "
+                "views of each volume. Set it to at least 2."
             )
         if self.model.preprocess.size is None:
             raise ConfigError(

@@ -64,8 +64,8 @@ def train(
     Args:
         out: The artifact: ``checkpoint/``, ``metrics.jsonl``, TensorBoard's events, ``manifest.json``.
         resume: Go on with the run in `out`.
-        cache: Folder of preprocessed volumes, which recipes with one preprocessing share; None for
-            ``OUT/volumes``.
+        cache: Folder of preprocessed volumes, and of features (`TrainConfig.cached_views`), which
+            recipes with one preprocessing share; None for ``OUT/volumes``.
         workers: Processes that read volumes; 0 for one a core.
         progress: Called with (what, done, total).
 
@@ -109,6 +109,8 @@ def train(
         out,
         resume=resume,
         fabric=fabric,
+        features=place / "features",
+        encoding=_named("Encoding", progress if fabric.is_global_zero else None),
         progress=_named("Training", progress if fabric.is_global_zero else None),
     )
     rejections = [r for one in sets.values() for r in one.rejections]

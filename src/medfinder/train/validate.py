@@ -12,6 +12,7 @@ from medfinder.model.joint_encoder import JointEncoder
 from medfinder.ranking.measures import mean_rank, success_at_k
 from medfinder.ranking.ranks import rank_vectors
 from medfinder.train.dataset import TrainingSet
+from medfinder.train.features import Features
 
 PRIMARY = "mean_success_at_10"
 """By which the best checkpoint is chosen: the mean of success@10 (R@10) in both directions."""
@@ -36,14 +37,18 @@ class Validation:
         return self.measures[PRIMARY], -sum(ranks)
 
 
-def validate(model: DualStream, data: TrainingSet) -> Validation:
+def validate(model: DualStream, data: TrainingSet, features: Features | None = None) -> Validation:
     """Retrieve each study by its report and each report by its study.
 
     A study without a report stays in the gallery of volumes; a report that several studies share
     is answered by any of them.
 
+    Args:
+        features: Of `data`, by the model's frozen volume network, which then does not run: the
+            vectors are the same.
+
     Raises:
-        InputError: Fewer than two studies have a report.
+        InputError: Fewer than two studies have a report, or a vector is not finite.
     """
     told = [i for i, texts in enumerate(data.reports) if texts]
     if len(told) < 2:
@@ -51,7 +56,10 @@ def validate(model: DualStream, data: TrainingSet) -> Validation:
             f"Validation needs at least two studies with a report, got {len(told)}.", rule="split"
         )
     embedder = Embedder(JointEncoder(model, weights="in-training"), batch_size=BATCH)
-    volumes = embedder.embed_prepared(data.study_ids, data.iter_volumes()).vectors
+    if features is None:
+        volumes = embedder.embed_prepared(data.study_ids, data.iter_volumes()).vectors
+    else:
+        volumes = embedder.embed_regions(data.study_ids, features.iter_unchanged()).vectors
     reports = embedder.embed_texts([data.reports[i][0] for i in told]).vectors
     groups = data.report_groups
     same = groups[told][:, None] == groups[None]
