@@ -191,7 +191,166 @@ def benchmarks_page() -> str:
         f"{of('phantom/phantom_cpu_ms', '.0f')} ms; `benchmarks/phantom.py` also measures what a",
         "histogram alone gives away.",
     ]
+    if (results / "recipes.json").is_file():
+        record = json.loads((results / "recipes.json").read_text(encoding="utf-8"))
+        lines += recipes_section(record["figures"], record["notes"])
     return "\n".join(lines) + "\n"
+
+
+WAYS = {"report_to_volume": "report→volume", "volume_to_report": "volume→report"}
+
+
+def recipes_section(figures: dict[str, Any], notes: str) -> list[str]:
+    """Return the lines on training recipes, from ``recipes.json``."""
+    rows: dict[str, Any] = figures["rows"]
+    named = {row["title"]: row for row in rows.values()} | figures["references"]
+    lines = [
+        "",
+        "## Training recipes (`recipes.py`)",
+        "",
+        f"Trained on {figures['n_train']} phantoms, {figures['seen']} studies seen a run, measured on",
+        f"{figures['n_test']} held-out ones; see [the phantom benchmark](../explanation/phantom-benchmark.md).",
+        "Means over seeds; in brackets 95 % intervals over patients, for differences over seeds too.",
+        "",
+        notes,
+    ]
+    if figures["left_out"]:
+        lines += ["", f"Left out, as another row's recipe: {', '.join(figures['left_out'])}."]
+    lines += ["", "### What was asked for", ""]
+    lines += ["| row | target | least | measured | reached |", "|---|---|---|---|---|"]
+    for one in figures["targets"]:
+        reached = {True: "yes", False: "**no**", None: "not measured"}[one["reached"]]
+        cells = [
+            one["row"],
+            one["target"],
+            _number(one["least"]),
+            _number(one["measured"]),
+            reached,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "### Retrieval"]
+    for way, title in WAYS.items():
+        measures = ("R@1", "R@5", "R@10", "MdR", "MnR")
+        lines += ["", f"{title}, R@K in percent, median and mean rank:", ""]
+        lines += _grid(named, {m: ("test", f"{way} {m}", ".1f") for m in measures})
+    lines += ["", "### Attributes and single findings", ""]
+    lines += [
+        "A word swapped; a volume changed, each comparison and all four at once; findings by prompt:"
+    ]
+    lines += [""]
+    lines += _grid(
+        named,
+        {
+            "swap": ("test", "swap", ".3f"),
+            "mean of kinds": ("test", "swap mean_of_kinds", ".3f"),
+            "changed": ("test", "counterfactual", ".3f"),
+            "all four": ("test", "counterfactual all_four", ".3f"),
+            "zero-shot AUROC": ("test", "zero_shot AUROC", ".3f"),
+            "keyword mAP": ("test", "keyword mAP", ".3f"),
+        },
+    )
+    lines += ["", "### Splits that differ from training", ""]
+    lines += ["R@10 report→volume / volume→report / swap:", ""]
+    splits = ("test", "unseen-combinations", "unseen-pairs", "unseen-wording", "shifted")
+    lines += [f"| row | {' | '.join(splits)} |", "|---" * 6 + "|"]
+    for title, row in named.items():
+        cells = [
+            " / ".join(
+                filter(
+                    None,
+                    [
+                        *(_cell(row, split, f"{way} R@10", ".1f", brief=True) for way in WAYS),
+                        _cell(row, split, "swap", ".2f", brief=True),
+                    ],
+                )
+            )
+            for split in splits
+        ]
+        if any(cells):
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", "### Components, with minus without", ""]
+    lines += ["| component | in | R@10 | R@1 | swap | zero-shot AUROC | by R@10 it | by swaps it |"]
+    lines += ["|---" * 8 + "|"]
+    for one in figures["components"]:
+        gains = [
+            f"{one[m]['value']:+{form}} ({one[m]['low']:+{form}} to {one[m]['high']:+{form}})"
+            for m, form in (("R@10", ".1f"), ("R@1", ".1f"), ("swap", ".3f"))
+        ]
+        start = one["without"] if one["with"].startswith(f"{one['without']}+") else one["with"]
+        cells = [one["component"], rows[start]["title"], *gains]
+        cells += [
+            f"{one['zero_shot AUROC']['value']:+.3f}",
+            one["R@10"]["verdict"],
+            one["swap"]["verdict"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "### Ours minus the others, by study", ""]
+    lines += ["| row | R@10 | p (Holm) | R@1 | p (Holm) |", "|---|---|---|---|---|"]
+    for name, one in figures["against_ours"].items():
+        cells = [rows[name]["title"]]
+        for m in ("R@10", "R@1"):
+            cells.append(f"{one[m]['value']:+.1f} ({one[m]['low']:+.1f} to {one[m]['high']:+.1f})")
+            cells.append(f"{one[m]['p_holm']:.2g}")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "### Average precision of a keyword, by finding", ""]
+    main = [n for n in ("published_code", "paper", "base", "tiny") if "test" in rows.get(n, {})]
+    by_finding = {name: rows[name]["keyword AP by finding"] for name in main}
+    lines += [
+        f"| finding | {' | '.join(rows[n]['title'] for n in main)} |",
+        "|---" * (len(main) + 1) + "|",
+    ]
+    for finding in next(iter(by_finding.values()), {}):
+        cells = [f"{by_finding[name][finding]:.3f}" for name in main]
+        lines.append(f"| {finding} | {' | '.join(cells)} |")
+    lines += ["", "### Runs", ""]
+    lines += ["R@10 of the worst and the best seed; learning rates are chosen on `val`:", ""]
+    lines += [
+        "| row | seeds | rate | batch | parameters trained | studies seen | CPU-s | report→volume | volume→report |"
+    ]
+    lines += ["|---" * 9 + "|"]
+    for row in rows.values():
+        cells = [row["title"], str(len(row["seeds"]))]
+        if "test" in row:
+            cells += [f"{row['lr']:g}", str(row["batch_size"]), f"{row['n_trained']:,.0f}"]
+            cells += [f"{row['n_seen']:,.0f}", f"{row['cpu_s']:,.0f}"]
+            spread = [row["test"][f"{way} R@10"] for way in WAYS]
+            cells += [f"{one['min']:.1f}–{one['max']:.1f}" for one in spread]
+        else:
+            cells += ["diverged", *[""] * 6]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "R@10 on `val` by learning rate, from which it was chosen:", ""]
+    lines += ["| recipe | rate: R@10 |", "|---|---|"]
+    for family, tried in figures["tuning"].items():
+        shown = ", ".join(f"{rate}: {value:.1f}" for rate, value in tried.items())
+        lines.append(f"| {family} | {shown} |")
+    return lines
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _cell(row: dict[str, Any], split: str, key: str, form: str, *, brief: bool = False) -> str:
+    """Return a figure of a row: a number, or a mean with its interval."""
+    one = row.get(split, {}).get(key)
+    if isinstance(one, dict):
+        shown = format(one["mean"], form)
+        return (
+            shown
+            if brief or "low" not in one
+            else (f"{shown} ({one['low']:{form}}–{one['high']:{form}})")
+        )
+    return "" if one is None else format(one, form)
+
+
+def _grid(named: dict[str, Any], columns: dict[str, tuple[str, str, str]]) -> list[str]:
+    """Return a table of rows by name; a column is (split, figure, form)."""
+    lines = [f"| row | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for title, row in named.items():
+        cells = [_cell(row, *column) for column in columns.values()]
+        if any(cells):
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
