@@ -15,8 +15,11 @@ from typing import Any
 
 import torch
 
+from medfinder.train.dataset import TrainingSet
+from medfinder.train.recipe import RecipeConfig
+
 HUNG = "hung"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 300.0  # a hang is told from a slow machine
 
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["medfinder.train.loop", "lightning_fabric"])
@@ -109,15 +112,15 @@ def similarity_of_a_part(rank: int, n: int) -> dict[str, Any]:
 
 
 def gradients_of_a_part(
-    rank: int, n: int, similarity: str, micro_batch: int, silent: tuple[int, ...]
+    rank: int, n: int, data: TrainingSet, similarity: str, micro_batch: int
 ) -> dict[str, Any]:
     """Compute the gradients of a batch of eight studies, of which this process holds a part."""
     from medfinder.train.gradients import average, backward
     from medfinder.train.objective import Objective, ObjectiveConfig
-    from stubs.training import batches, phantoms, stream, without, without_batch_norm
+    from stubs.training import batches, stream, without_batch_norm
 
     connect(n)
-    model = stream()
+    model = stream(data=data)
     without_batch_norm(model)
     config = ObjectiveConfig(
         similarity=similarity,  # type: ignore[arg-type]
@@ -127,7 +130,7 @@ def gradients_of_a_part(
     )
     objective = Objective(config)
     made = batches(
-        without(phantoms(), *silent),
+        data,
         size=8,
         needs_report=False,
         n_told=0,
@@ -148,33 +151,23 @@ def gradients_of_a_part(
 def fit_a_part(
     rank: int,
     n: int,
+    sets: tuple[TrainingSet, TrainingSet],
     out: Path,
-    settings: dict[str, Any],
+    recipe: RecipeConfig,
     dies: int | None = None,
     at: int = 0,
-    bad: int | None = None,
 ) -> dict[str, Any]:
-    """Train on eight studies; where `dies` is this rank, be killed after step `at`.
-
-    Args:
-        bad: A study whose volume holds a NaN; None for none.
-    """
-    from medfinder.config import to_dict
+    """Train; where `dies` is this rank, be killed after step `at`."""
+    import stubs.networks  # noqa: F401  (registers "plain")
     from medfinder.errors import MedFinderError
     from medfinder.train.loop import fit
-    from stubs.networks import FLOATS, in_floats
-    from stubs.training import phantoms, recipe
 
     def progress(step: int, steps: int) -> None:
         if step == at and rank == dies:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    data, val = phantoms(), phantoms("val", 4)
-    if bad is not None:
-        data, val = in_floats(data, bad=bad), in_floats(val)
-        settings = {**settings, "model": {**settings["model"], "preprocess": to_dict(FLOATS)}}
     try:
-        fitted = fit(recipe(**settings), data, val, out, progress=progress)
+        fitted = fit(recipe, *sets, out, progress=progress)
     except MedFinderError as error:
         return {"error": type(error).__name__, "text": str(error)}
     return {

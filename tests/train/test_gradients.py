@@ -1,5 +1,6 @@
 """Gradients of a batch in pieces are those of the batch at once."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from medfinder.model.dual_stream import DualStream, ModelConfig
 from medfinder.train.gradients import backward
 from medfinder.train.labels import fit_labels
 from medfinder.train.objective import Objective, ObjectiveConfig
+from stubs.processes import gradients_of_a_part, run
 from stubs.training import MODEL, batches, phantoms, stream, without, without_batch_norm
 
 
@@ -93,3 +95,25 @@ def test_dropout_is_the_same_in_both_passes() -> None:
     assert torch.equal(first, third)
     assert torch.equal(second, fourth)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "micro_batch", "silent"),
+    [("info_nce", 0, ()), ("siglip", 3, (1, 4, 6))],
+    ids=["whole", "in pieces, some without a report"],
+)
+def test_two_processes_have_the_loss_and_gradients_of_one(
+    tmp_path: Path, similarity: str, micro_batch: int, silent: tuple[int, ...]
+) -> None:
+    data = without(phantoms(), *silent)
+    whole = gradients_of_a_part(0, 1, data, similarity, 0)
+    parts, ends = run(gradients_of_a_part, tmp_path, data, similarity, micro_batch)
+    assert ends == [0, 0]
+    for part in parts:
+        assert part["similarity"] == pytest.approx(whole["similarity"], rel=1e-5)
+        assert part["gradients"].keys() == whole["gradients"].keys()
+        for name, gradient in whole["gradients"].items():
+            torch.testing.assert_close(
+                part["gradients"][name], gradient, rtol=2e-4, atol=2e-6, msg=name
+            )
+    assert "log_scale" in whole["gradients"]

@@ -58,6 +58,8 @@ def train(
             workers=workers,
             progress=lambda what, n, total: advance(n, total, what),
         )
+    if not _speaks():
+        return
     if json_:
         emit(
             {
@@ -80,3 +82,11 @@ def train(
         f"both ways among {made.n_val} studies. Checkpoint: {made.checkpoint}",
         f"medfinder index {studies} idx --encoder {made.checkpoint} --text-encoder {made.checkpoint}",
     )
+
+
+def _speaks() -> bool:
+    """Tell whether this is the process that speaks for all of a run's."""
+    from torch import distributed
+
+    started = distributed.is_available() and distributed.is_initialized()
+    return not started or distributed.get_rank() == 0
