@@ -54,6 +54,8 @@ WAYS = ("report_to_volume", "volume_to_report")
 N_VALIDATIONS = 8
 """Of each run, however long; the best of them is measured. Not counted as training time."""
 N_DRAWS = 4000
+N_SEEDS = 3
+"""That every row is to have."""
 MARGIN = 1.0
 """Points of R@10: a component whose gain is surely smaller than this does not help."""
 REFERENCES = "references"
@@ -717,7 +719,12 @@ def components(plan: Plan, runs: Mapping[str, Mapping[int, Any]]) -> list[dict[s
 
 
 def verdict(found: Mapping[str, Any], margin: float) -> str:
-    """Return "helps", "does not help" or "undecided": by the interval, and all seeds must agree."""
+    """Return "helps", "does not help" or "undecided": by the interval, and all seeds must agree.
+
+    Fewer than `N_SEEDS` decide nothing.
+    """
+    if len(found["by_seed"]) < N_SEEDS:
+        return "undecided"
     if found["low"] > 0 and min(found["by_seed"]) > 0:
         return "helps"
     if found["high"] < margin:
@@ -741,14 +748,15 @@ def targets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
 
     def times(a: float | None, b: float | None) -> float | None:
-        return None if a is None or b is None else round(a / max(b, 0.01), 2)
+        """Return a / b, where b counts as chance if it is less."""
+        return None if a is None or b is None else round(a / max(b, 100 / found["n_test"]), 2)
 
     shortcuts = {k: v["test"] for k, v in references.items() if k.endswith((", ridge", ", MLP"))}
     for row in ("base", "tiny"):
         if row not in rows():
             continue
         line(row, "held-out studies", found["n_test"], 500)
-        line(row, "seeds", len(measured.get(row, {}).get("seeds", [])), 3)
+        line(row, "seeds", len(measured.get(row, {}).get("seeds", [])), N_SEEDS)
         for way in WAYS:
             key, arrow = f"{way} R@1", way.replace("_to_", "→")
             for other in ("published_code", "published_code=cpu"):
@@ -761,6 +769,7 @@ def targets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         line(row, "zero-shot finding AUROC", at(row, "zero_shot AUROC"), 0.85)
     for component in PAPERS:
         of = [c for c in found["components"] if c["component"] == component]
+        n_asked = sum(row.component == component for row in rows().values())
         said = [c["R@10"]["verdict"] for c in of]
         lines.append(
             {
@@ -772,7 +781,7 @@ def targets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 )
                 or None,
                 "least": None,
-                "reached": "undecided" not in said if said else None,
+                "reached": "undecided" not in said if said and len(said) == n_asked else None,
             }
         )
     return lines
@@ -878,7 +887,7 @@ def main() -> None:
     if args.quick:
         _write(data.folder / "recipes.json", found)
         print(data.folder / "recipes.json")
-    elif args.table:
+    elif args.table and found["rows"]:
         print(write_result("recipes", found, seeds, NOTES))
 
 
