@@ -109,7 +109,7 @@ def test_scales_are_at_most_a_hundred() -> None:
     assert float(net.scale) == float(net.statement_scale) == 100
 
 
-@pytest.mark.parametrize("pooling", ["layout", "mean"])
+@pytest.mark.parametrize("pooling", ["layout", "mean", "evidence"])
 def test_gradients_reach_every_parameter_of_both_streams(pooling: Any) -> None:
     net = tiny(fusion=True, pooling=pooling)
     with torch.enable_grad():
@@ -129,8 +129,9 @@ def test_gradients_reach_every_parameter_of_both_streams(pooling: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"dim": 0}, r"model\.dim and layout_width must be at least 1"),
-        ({"layout_width": 0}, "layout_width must be at least 1"),
+        ({"dim": 0}, r"model\.dim, layout_width and n_signs must be at least 1"),
+        ({"layout_width": 0}, "layout_width and n_signs must be at least 1"),
+        ({"n_signs": 0}, "layout_width and n_signs must be at least 1"),
         ({"temperature": 0.0}, "temperature above 0"),
         ({"temperature": float("nan")}, "temperature above 0"),
     ],

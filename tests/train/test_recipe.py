@@ -72,7 +72,7 @@ def test_a_batch_of_one_has_nothing_to_compare_with() -> None:
             "there is nothing to learn",
         ),
         ("objective", {"n_told": -1}, "must not be negative"),
-        ("objective", {"n_told": 0, "n_denied": 0}, "n_told and n_denied are both 0"),
+        ("objective", {"n_told": 0, "n_denied": 0}, "n_told, n_denied and n_prompts are all 0"),
         ("objective", {"rerank": 1.0}, r"the model has no reranker\. Set model\.reranker = true"),
     ],
 )

@@ -34,8 +34,11 @@ class ModelConfig:
         text: The text stream's network.
         preprocess: Of volumes, as the volume network takes them.
         dim: Of the joint space.
-        pooling: Regions to one vector: "mean", or "layout", which keeps where each lies.
-        layout_width: Features a region keeps in "layout".
+        pooling: Regions to one vector: "mean"; "layout", which keeps where each lies; or
+            "evidence", which also keeps the strongest sign of each kind (`EvidencePooling`).
+        layout_width: Features a region keeps in "layout" and "evidence".
+        n_signs: Kinds of sign of "evidence".
+        dropout: Share of what was pooled that a training step does not see.
         fusion: Cross-attention between two views' regions before pooling.
         reranker: A cross-attention between text tokens and regions for the top of a list.
         normalised: L2-normalise in training; the released code does not.
@@ -57,8 +60,10 @@ class ModelConfig:
         )
     )
     dim: int = 256
-    pooling: Literal["mean", "layout"] = "layout"
+    pooling: Literal["mean", "layout", "evidence"] = "layout"
     layout_width: int = 24
+    n_signs: int = 128
+    dropout: float = 0.0
     fusion: bool = False
     reranker: bool = False
     normalised: bool = True
@@ -66,9 +71,14 @@ class ModelConfig:
     learned_temperature: bool = True
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or self.layout_width < 1 or not self.temperature > 0:
+        if min(self.dim, self.layout_width, self.n_signs) < 1 or not self.temperature > 0:
             raise ConfigError(
-                "Settings model.dim and layout_width must be at least 1 and temperature above 0."
+                "Settings model.dim, layout_width and n_signs must be at least 1 and temperature "
+                "above 0."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"Setting model.dropout is {self.dropout}; expected a share from 0 to below 1."
             )
 
 
@@ -96,6 +106,44 @@ class TextOutput(NamedTuple):
     features: TextFeatures
 
 
+class EvidencePooling(nn.Module):
+    """Regions to signs: how strongly each is seen where it is seen best.
+
+    ``e_k = 1/t_k log 1/N sum_r exp(t_k (w_k . r + p_rk))`` lies between the mean over regions
+    (t_k near 0) and their maximum (t_k large). A sign is looked for everywhere by the same w_k, so
+    what was learned of a nodule in one lobe holds in the others; p_rk says where it counts. The
+    signs are then normalised over the batch, as their ranges differ.
+
+    Args:
+        n_regions: N.
+        width: Features of a region.
+        n_signs: K.
+
+    Source:
+        Pooling of instances by log-sum-exp: Pinheiro and Collobert, arXiv 1411.6228, equation 6.
+    """
+
+    def __init__(self, n_regions: int, width: int, n_signs: int) -> None:
+        super().__init__()
+        self.look = nn.Linear(width, n_signs)
+        nn.init.normal_(self.look.weight, std=width**-0.5)
+        self.places = nn.Parameter(0.3 * torch.randn(n_regions, n_signs))
+        self.log_sharpness = nn.Parameter(torch.zeros(n_signs))
+        self.norm = nn.BatchNorm1d(n_signs)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(B, N, width) -> (B, K)."""
+        sharpness = self.log_sharpness.exp()
+        seen = (self.signs(regions) * sharpness).logsumexp(1) - math.log(regions.shape[1])
+        evidence: Tensor = self.norm(seen / sharpness)
+        return evidence
+
+    def signs(self, regions: Tensor) -> Tensor:
+        """Return how strongly each region shows each sign, (B, N, width) -> (B, N, K)."""
+        shown: Tensor = self.look(regions) + self.places
+        return shown
+
+
 class DualStream(nn.Module):
     """MedFinder's model.
 
@@ -114,9 +162,15 @@ class DualStream(nn.Module):
         self.volume = volume_networks.get(config.volume.name)(config.volume, config.preprocess)
         self.text = text_networks.get(config.text.name)(config.text, folder)
         width = self.volume.width
-        if config.pooling == "layout":
+        if config.pooling != "mean":
+            n_regions = math.prod(self.volume.n_regions)
             self.narrow = nn.Linear(width, config.layout_width)
-            width = config.layout_width * math.prod(self.volume.n_regions)
+            n_pooled = config.layout_width * n_regions
+            if config.pooling == "evidence":
+                self.evidence = EvidencePooling(n_regions, width, config.n_signs)
+                n_pooled += config.n_signs
+            width = n_pooled
+        self.dropout = nn.Dropout(config.dropout)
         self.volume_head = nn.Linear(width, config.dim)
         self.text_head = nn.Linear(self.text.width, config.dim)
         self.fusion = ViewFusion(self.volume.width) if config.fusion else None
@@ -159,7 +213,9 @@ class DualStream(nn.Module):
             pooled = regions.mean(1)
         else:
             pooled = F.gelu(self.narrow(regions)).flatten(1)
-        projected: Tensor = self.volume_head(pooled)
+        if self.config.pooling == "evidence":
+            pooled = torch.cat([pooled, self.evidence(regions)], 1)
+        projected: Tensor = self.volume_head(self.dropout(pooled))
         return projected
 
     def embed_texts(self, tokens: Tokens) -> TextOutput:

@@ -8,6 +8,7 @@ A network is an `nn.Module` with `n_regions` and `width`, built by a function re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ class VolumeEncoderConfig:
         name: A key of `volume_networks`.
         width: Features of each region; networks of a fixed width ignore it.
         depth: Blocks or layers; networks of a fixed depth ignore it.
+        region_voxels: Voxels along an axis that a region of "patch" stands for, 8 or 16.
         pretrained: Name of an encoder of `medfinder.model.encoder.encoders`, for networks that
             start from one; "" for random weights.
         trained: "all", "none" (frozen) or "lora".
@@ -33,6 +35,7 @@ class VolumeEncoderConfig:
     name: str = "patch"
     width: int = 256
     depth: int = 3
+    region_voxels: Literal[8, 16] = 16
     pretrained: str = ""
     trained: str = "all"
     lora_rank: int = 8

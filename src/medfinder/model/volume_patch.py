@@ -4,6 +4,9 @@ Convolutions at full resolution are bound by memory on a CPU. One that strides b
 a grid of cells on which products are large enough to run near the machine's peak.
 """
 
+import itertools
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +19,7 @@ from medfinder.model.volume_encoder import (
 )
 from medfinder.volume.preprocess import PreprocessConfig
 
-PATCH = 16  # voxels along an axis that one region stands for
+CELL_EDGE = 6  # voxels along an axis that a cell sees; its neighbour begins 4 further
 
 
 class Bottleneck(nn.Module):
@@ -52,25 +55,38 @@ class Step(nn.Sequential):
 
 
 class PatchNetwork(VolumeEncoder):
-    """Volumes -> one region for each 16 x 16 x 16 voxels.
+    """Volumes -> one region for each 8 x 8 x 8 or 16 x 16 x 16 voxels.
 
     Args:
         n_channels: Of the input.
-        size: Of the input along (D, H, W), multiples of 16.
+        size: Of the input along (D, H, W), multiples of `region_voxels`.
         width: Features of a region; a multiple of 8.
         depth: Blocks on the grid of 8 voxels; as many, at most 2, on the grid of 16.
+        region_voxels: 8 or 16.
     """
 
-    def __init__(self, n_channels: int, size: tuple[int, int, int], width: int, depth: int) -> None:
+    def __init__(
+        self,
+        n_channels: int,
+        size: tuple[int, int, int],
+        width: int,
+        depth: int,
+        region_voxels: int = 16,
+    ) -> None:
         super().__init__()
-        self.n_regions = (size[0] // PATCH, size[1] // PATCH, size[2] // PATCH)
+        edge = region_voxels
+        self.n_regions = (size[0] // edge, size[1] // edge, size[2] // edge)
         self.width = width
-        first, second = width // 4, width // 2
-        self.cells = Step(n_channels, first, 6, 4, 1)
+        second = width if edge == 8 else width // 2
+        first = second // 2 if edge == 16 else second // 4
+        self.cells = Step(n_channels, first, CELL_EDGE, 4, 1)
+        self.cells[0].weight.data[:] = _waves(first)[:, None] / n_channels
         self.halve = Step(first, second, 3, 2, 1)
         self.fine = nn.Sequential(*[Bottleneck(second) for _ in range(depth)])
-        self.coarsen = Step(second, width, 2, 2)
-        self.coarse = nn.Sequential(*[Bottleneck(width) for _ in range(min(depth, 2))])
+        self.coarsen, self.coarse = nn.Identity(), nn.Identity()
+        if edge == 16:
+            self.coarsen = Step(second, width, 2, 2)
+            self.coarse = nn.Sequential(*[Bottleneck(width) for _ in range(min(depth, 2))])
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -81,8 +97,24 @@ class PatchNetwork(VolumeEncoder):
         return regions
 
 
+def _waves(n: int) -> Tensor:
+    """Return the `n` slowest cosines of a patch that have no mean, each with its negative.
+
+    (n, 6, 6, 6) of length 1: edges and blobs, not the noise that random filters start from.
+    """
+    at = (torch.arange(CELL_EDGE) + 0.5) * math.pi / CELL_EDGE
+    wave = [(k * at).cos() for k in range(CELL_EDGE)]
+    slow = sorted(itertools.product(range(CELL_EDGE), repeat=3), key=lambda k: (sum(k), k))[1:]
+    made = torch.stack(
+        [torch.einsum("d,h,w->dhw", wave[i], wave[j], wave[k]) for i, j, k in slow[: -(-n // 2)]]
+    )
+    made = made / made.flatten(1).norm(dim=1)[:, None, None, None]
+    return torch.stack([made, -made], 1).flatten(0, 1)[:n]
+
+
 @volume_networks.register("patch")
 def build(config: VolumeEncoderConfig, preprocess: PreprocessConfig) -> VolumeEncoder:
     """Build the network for an input of fixed size, in 0..1."""
-    size = input_size(preprocess, (PATCH, PATCH, PATCH))
-    return PatchNetwork(preprocess.n_channels, size, config.width, config.depth)
+    edge = config.region_voxels
+    size = input_size(preprocess, (edge, edge, edge))
+    return PatchNetwork(preprocess.n_channels, size, config.width, config.depth, edge)

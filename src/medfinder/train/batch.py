@@ -20,7 +20,7 @@ from medfinder.train.augment import AugmentConfig, view
 from medfinder.train.dataset import TrainingSet
 from medfinder.train.labels import encode_labels
 from medfinder.train.sampling import SamplingConfig, sample_text
-from medfinder.train.statements import Statements, make_statements
+from medfinder.train.statements import Statements, make_statements, with_prompts
 
 if TYPE_CHECKING:
     from medfinder.train.features import Features, Regions
@@ -70,12 +70,13 @@ class Batch:
     def views(self, which: int, part: slice = slice(None)) -> Tensor:
         """Return view number `which` of some studies, float32 in 0..1, the same at every call."""
         assert self.volumes is not None
-        made = []
-        for volume, row in zip(self.volumes[part], self.rows[part], strict=True):
+        volumes = self.volumes[part]
+        made = torch.empty(volumes.shape, device=volumes.device)
+        for volume, row, place in zip(volumes, self.rows[part], made, strict=True):
             generator = torch.Generator()
             generator.manual_seed(mix(self.seed, self.step, _VIEW, int(row), which))
-            made.append(view(volume[None], self.augment, generator))
-        return torch.cat(made)
+            view(volume[None], self.augment, generator, place[None])
+        return made
 
     def regions(self, which: int, part: slice = slice(None)) -> Tensor:
         """Return `cached` features of view number `which` of some studies, (b, N, width) float32."""
@@ -93,6 +94,7 @@ class Batches:
         seed: Of all choices.
         sampling, augment: What a step sees of a report and of a volume.
         n_told, n_denied: Statements a study (`make_statements`); both 0 for none.
+        n_prompts: Labels asked as statements (`with_prompts`).
         labels: Of `medfinder.train.labels.fit_labels`.
         needs_report: Draw only studies that have one.
         rank, n_ranks: Which part of each batch is this process's.
@@ -108,6 +110,7 @@ class Batches:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     n_told: int = 2
     n_denied: int = 1
+    n_prompts: int = 0
     labels: tuple[str, ...] = ()
     needs_report: bool = True
     rank: int = 0
@@ -185,10 +188,13 @@ class Batches:
             reports.append(report)
             texts.append(None if report is None else sample_text(report, self.sampling, chooser))
         told = [report for report in reports if report is not None]
+        labels = np.stack([_labels(r, self.labels) for r in told]) if told and self.labels else None
         statements = None
-        if told and (self.n_told or self.n_denied):
+        if told and (self.n_told or self.n_denied or self.n_prompts):
             chooser = random.Random(mix(self.seed, step, _STATEMENTS, self.rank))
             statements = make_statements(told, chooser, self.n_told, self.n_denied)
+            if labels is not None and self.n_prompts:
+                statements = with_prompts(statements, self.labels, labels, chooser, self.n_prompts)
         arrays = [array for *_, array in kept]
         return Batch(
             study_ids=tuple(self.data.study_ids[i] for _, i, _ in kept),
@@ -198,9 +204,7 @@ class Batches:
             reports=tuple(reports),
             report_group=torch.tensor([int(self.data.report_groups[i]) for _, i, _ in kept]),
             statements=statements,
-            labels=np.stack([_labels(r, self.labels) for r in told])
-            if told and self.labels
-            else None,
+            labels=labels,
             capacity=capacity,
             seed=self.seed,
             step=step,

@@ -57,6 +57,20 @@ def encode_labels(report: str, labels: Sequence[str]) -> npt.NDArray[np.int8]:
     return row
 
 
+def prompt_of(label: str) -> str:
+    """Return a label as a reader would ask for it: "Nodule in the right upper lobe."."""
+    name, _, value = label.partition("|")
+    if not value:
+        said = name
+    elif value.startswith(">"):
+        said = f"{name} larger than {value[1:]}"
+    elif value.endswith("lobe"):
+        said = f"{name} in the {value}"
+    else:
+        said = f"{value} {name}"
+    return f"{said[0].upper()}{said[1:]}."
+
+
 def _true(report: str) -> set[str]:
     found = set()
     for name, groups in _told(report).items():

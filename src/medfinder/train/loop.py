@@ -214,6 +214,7 @@ class _Run:
             recipe.augment,
             n_told=recipe.objective.n_told if recipe.objective.has_statements else 0,
             n_denied=recipe.objective.n_denied if recipe.objective.has_statements else 0,
+            n_prompts=recipe.objective.n_prompts if recipe.objective.statements else 0,
             labels=labels,
             needs_report=recipe.objective.needs_report,
             rank=fabric.global_rank,
@@ -304,6 +305,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        self.objective.labels_alone = self._share() < self.recipe.objective.labels_first
         terms = backward(
             self.objective, self.model, batch, settings.micro_batch, self.fabric.autocast()
         )
@@ -465,13 +467,13 @@ def _build(
         fit_tokenizer([text for texts in train.reports for text in texts])
     labels: tuple[str, ...] = ()
     rates: list[float] = []
-    if recipe.objective.labels:
+    if recipe.objective.needs_labels:
         first = [texts[0] for texts in train.reports if texts]
         labels = fit_labels(first, recipe.objective.label_min_count)
         if not labels:
             raise InputError(
                 f"No label is in {recipe.objective.label_min_count} training reports. Lower "
-                "objective.label_min_count, or set objective.labels to 0.",
+                "objective.label_min_count, or set objective.labels and n_prompts to 0.",
                 rule="no-labels",
             )
         rates = np.mean([encode_labels(text, labels) == 1 for text in first], 0).tolist()

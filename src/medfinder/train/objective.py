@@ -34,9 +34,12 @@ class ObjectiveConfig:
         n_told: Statements a study that assert a finding, each with one changed version, at most.
         n_denied: Statements a study that only deny, at most.
         rerank: Weight of the reranker's choice between a pair and its hardest rivals.
+        n_prompts: Labels a step that are asked as sentences, "Left pleural effusion.", of every
+            study; they count among the statements.
         labels: Weight of telling the labels that reports give (`medfinder.train.labels`) from the
             volume's vector before it is normalised, by a linear layer that goes after training.
         label_min_count: Training reports that must hold a label.
+        labels_first: Share of the run, from its start, in which `labels` counts alone.
     """
 
     similarity: losses.Similarity = "info_nce"
@@ -46,9 +49,11 @@ class ObjectiveConfig:
     attribute_choice: float = 1.0
     n_told: int = 2
     n_denied: int = 1
+    n_prompts: int = 0
     rerank: float = 0.0
     labels: float = 0.0
     label_min_count: int = 20
+    labels_first: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -58,14 +63,20 @@ class ObjectiveConfig:
                 )
         if not any(self.weights.values()):
             raise ConfigError("Every term of objective has weight 0: there is nothing to learn.")
-        if min(self.n_told, self.n_denied, self.label_min_count) < 0:
+        if min(self.n_told, self.n_denied, self.n_prompts, self.label_min_count) < 0:
             raise ConfigError(
-                "Settings objective.n_told, n_denied and label_min_count must not be negative."
+                "Settings objective.n_told, n_denied, n_prompts and label_min_count must not be "
+                "negative."
             )
-        if self.has_statements and not (self.n_told or self.n_denied):
+        if self.has_statements and not (self.n_told or self.n_denied or self.n_prompts):
             raise ConfigError(
-                "Settings objective.n_told and n_denied are both 0, but statements are weighed. "
-                "Set one of them, or objective.statements and attribute_choice to 0."
+                "Settings objective.n_told, n_denied and n_prompts are all 0, but statements are "
+                "weighed. Set one of them, or objective.statements and attribute_choice to 0."
+            )
+        if not 0 <= self.labels_first < 1 or (self.labels_first and not self.labels):
+            raise ConfigError(
+                f"Setting objective.labels_first is {self.labels_first}; expected a share from 0 "
+                "to below 1, and objective.labels above 0 where it is not 0."
             )
 
     @property
@@ -84,6 +95,11 @@ class ObjectiveConfig:
     def has_statements(self) -> bool:
         """Whether single sentences take part."""
         return bool(self.statements or self.attribute_choice)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether labels are read from the reports."""
+        return bool(self.labels or (self.statements and self.n_prompts))
 
     @property
     def needs_report(self) -> bool:
@@ -116,6 +132,10 @@ class Objective(nn.Module):
         config: Which terms.
         dim: Of the joint space; for "labels" alone.
         label_rates: How often each label is true; the linear layer starts there.
+
+    Attributes:
+        labels_alone: Whether the run is in its share of `ObjectiveConfig.labels_first`; whoever
+            counts steps sets it.
     """
 
     def __init__(
@@ -126,6 +146,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config or ObjectiveConfig()
+        self.labels_alone = False
         if self.config.labels:
             self.label_head = nn.Linear(dim, len(label_rates))
             rates = torch.tensor(label_rates, dtype=torch.float32).clamp(1e-3, 0.5)
@@ -145,6 +166,8 @@ class Objective(nn.Module):
 
     def texts(self, batch: Batch) -> list[str]:
         """Return all that the text stream reads for a batch: reports, then statements."""
+        if self.labels_alone:
+            return []
         reports = [text for text in batch.texts if text is not None]
         return reports + list(batch.statements.sentences if batch.statements else ())
 
@@ -158,8 +181,11 @@ class Objective(nn.Module):
             with `labels` the vector before it is normalised, ``projected``.
         """
         regions = _regions(model, batch, 0, part)
-        others = _regions(model, batch, 1, part) if self.has_two_views(model) else None
+        two = self.has_two_views(model) and not self.labels_alone
+        others = _regions(model, batch, 1, part) if two else None
         projected = model.project(regions, others)
+        if self.labels_alone:
+            return {"projected": projected.float()}
         encoded: Encoded = {"volume": model.normalised(projected)}
         if self.config.view_mse:
             assert others is not None
@@ -188,6 +214,9 @@ class Objective(nn.Module):
     def terms(self, model: DualStream, encoded: Mapping[str, Tensor], batch: Batch) -> Terms:
         """Return the loss of a whole batch from its representations."""
         config = self.config
+        if self.labels_alone:
+            term = self._labels(encoded["projected"], batch)
+            return Terms(config.labels * term, {"labels": term})
         volumes = encoded["volume"]
         device = volumes.device
         told = torch.tensor([i for i, t in enumerate(batch.texts) if t is not None], device=device)
@@ -214,11 +243,7 @@ class Objective(nn.Module):
                     volumes[told], sentences[right], sentences[wrong], owner, model.statement_scale
                 )
         if config.labels and batch.labels is not None:
-            truth = torch.from_numpy(batch.labels).to(device)
-            answers = F.binary_cross_entropy_with_logits(
-                self.label_head(encoded["projected"][told]), (truth == 1).float(), reduction="none"
-            )
-            named["labels"] = (answers * (truth >= 0)).sum(1).mean()
+            named["labels"] = self._labels(encoded["projected"], batch)
         if config.rerank:
             n = len(told)
             named["rerank"] = _rerank(
@@ -235,6 +260,17 @@ class Objective(nn.Module):
         for name, term in named.items():
             total = total + weights[name] * term
         return Terms(total, named)
+
+    def _labels(self, projected: Tensor, batch: Batch) -> Tensor:
+        """``L = 1/B sum_i sum_l BCE(h_l(x_i), y_il)`` over the labels that are known."""
+        if batch.labels is None:
+            return projected.sum() * 0
+        told = [i for i, text in enumerate(batch.texts) if text is not None]
+        truth = torch.from_numpy(batch.labels).to(projected.device)
+        answers = F.binary_cross_entropy_with_logits(
+            self.label_head(projected[told]), (truth == 1).float(), reduction="none"
+        )
+        return (answers * (truth >= 0)).sum(1).mean()
 
     def _similarity(
         self, model: DualStream, reports: Tensor, volumes: Tensor, groups: Tensor, capacity: int

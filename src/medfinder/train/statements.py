@@ -6,7 +6,7 @@ Everything comes from the words: `extract_findings` and `medfinder.report.swap`,
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ from medfinder.records import Finding
 from medfinder.report.findings import extract_findings
 from medfinder.report.sentences import sentences
 from medfinder.report.swap import swapped
+from medfinder.train.labels import prompt_of
 
 TRUE, FALSE, FALSE_BY_ATTRIBUTE, UNKNOWN = 1, 0, 2, -1
 
@@ -102,6 +103,38 @@ def make_statements(
     truth = np.stack(columns, 1) if columns else np.zeros((len(reports), 0), np.int8)
     at = (np.array(rows, np.int64) for rows in (told_at, changed_at, owners))
     return Statements(tuple(texts), truth, *at)
+
+
+def with_prompts(
+    made: Statements,
+    labels: Sequence[str],
+    truth: npt.NDArray[np.int8],
+    chooser: random.Random,
+    n: int,
+) -> Statements:
+    """Add labels as sentences, so that a keyword is understood as it will be asked.
+
+    Args:
+        made: Of the same B reports.
+        labels: L names of `medfinder.train.labels.fit_labels`.
+        truth: (B, L) of `medfinder.train.labels.encode_labels`. An attribute that a study's
+            finding does not have makes the sentence false by one attribute.
+        n: Labels drawn, all where there are fewer.
+    """
+    drawn = sorted(chooser.sample(range(len(labels)), min(n, len(labels))))
+    if not drawn:
+        return made
+    place = {label: i for i, label in enumerate(labels)}
+    asked = truth[:, drawn].copy()
+    for k, i in enumerate(drawn):
+        name, _, value = labels[i].partition("|")
+        if value and name in place:
+            asked[(asked[:, k] == FALSE) & (truth[:, place[name]] == TRUE), k] = FALSE_BY_ATTRIBUTE
+    return replace(
+        made,
+        sentences=made.sentences + tuple(prompt_of(labels[i]) for i in drawn),
+        truth=np.concatenate([made.truth, asked], 1),
+    )
 
 
 def _judge(found: tuple[Finding, ...], present: dict[str, list[Finding]]) -> int:
