@@ -145,7 +145,7 @@ def test_two_processes_are_started_by_the_verb_itself(folder: Path, tmp_path: Pa
         env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
