@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medfinder.errors import ConfigError, UnknownName
-from medfinder.model.dual_stream import DualStream, ModelConfig
+from medfinder.model.dual_stream import DualStream, EvidencePooling, ModelConfig
 from medfinder.model.text_encoder import TextEncoderConfig
 from medfinder.model.volume_encoder import VolumeEncoderConfig
 from stubs.dual_streams import CONFIG, TEXTS, tiny
@@ -49,6 +49,24 @@ def test_embeddings_have_length_one_where_the_model_is_normalised() -> None:
         ):
             is_one = torch.allclose(lengths(made), torch.ones(len(made)))
             assert is_one == normalised
+
+
+def test_evidence_lies_between_the_mean_and_the_strongest_region_as_it_sharpens() -> None:
+    regions = torch.randn(4, 8, 32, generator=torch.Generator().manual_seed(2))
+    pooling = EvidencePooling(8, 32, 5)
+    pooling.norm = torch.nn.Identity()  # type: ignore[assignment]
+    signs = pooling.signs(regions)
+    for log_sharpness, expected in ((-9.0, signs.mean(1)), (6.0, signs.amax(1))):
+        pooling.log_sharpness.fill_(log_sharpness)
+        torch.testing.assert_close(pooling(regions), expected, atol=0.02, rtol=0)
+
+
+def test_a_sign_is_looked_for_alike_in_every_region_but_for_its_place() -> None:
+    regions = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(3))
+    pooling = EvidencePooling(8, 32, 5)
+    pooling.places.zero_()
+    moved = regions.roll(1, 1)
+    torch.testing.assert_close(pooling.signs(moved), pooling.signs(regions).roll(1, 1))
 
 
 def test_a_layout_keeps_where_a_region_lies_and_a_mean_does_not() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medfinder.config import from_dict, to_dict
+from medfinder.errors import ConfigError
 from medfinder.model import losses
 from medfinder.model.dual_stream import DualStream, ModelConfig
 from medfinder.train.labels import encode_labels, fit_labels
@@ -225,3 +226,35 @@ def test_labels_start_at_their_rates_and_skip_the_unknown() -> None:
     p = np.clip(rates(), 1e-3, 0.5)
     cost = -np.where(made.labels == 1, np.log(p), np.log(1 - p))
     assert got == pytest.approx(value((cost * (made.labels >= 0)).sum(1).mean()), rel=1e-4)
+
+
+def test_a_batch_of_one_teaches_the_similarity_of_siglip() -> None:
+    only = objective(similarity="siglip", statements=0.0, attribute_choice=0.0)
+    assert value(only(stream(), batches(size=1).batch(0)).named["similarity"]) > 0
+
+
+def test_labels_alone_read_no_text_and_reach_the_volume_stream_only() -> None:
+    one, batch = model(), batches(labels=labels()).batch(0)
+    alone = objective(labels=0.2, labels_first=0.5)
+    alone.labels_alone = True
+    assert alone.texts(batch) == []
+    terms = alone(one, batch)
+    terms.total.backward()
+    assert set(terms.named) == {"labels"}
+    assert value(terms.total) == pytest.approx(0.2 * value(terms.named["labels"]), rel=1e-5)
+    assert grad(one.volume.parameters()) > 0
+    assert grad(one.text.parameters()) == 0
+
+
+def test_labels_alone_equal_the_labels_among_all_terms() -> None:
+    one, batch = model(), batches(labels=labels()).batch(0)
+    several, alone = objective(labels=0.2), objective(labels=0.2, labels_first=0.5)
+    alone.labels_alone = True
+    expected = several(one, batch).named["labels"]
+    assert value(alone(one, batch).named["labels"]) == pytest.approx(value(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"labels_first": 0.5}, {"labels": 1.0, "labels_first": 1.0}])
+def test_labels_first_needs_labels_and_an_end(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"labels_first is .*expected a share from 0 to below 1"):
+        ObjectiveConfig(**settings)  # type: ignore[arg-type]

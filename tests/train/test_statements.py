@@ -3,8 +3,10 @@
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
+from medfinder.train.labels import encode_labels, prompt_of
 from medfinder.train.statements import (
     FALSE,
     FALSE_BY_ATTRIBUTE,
@@ -13,6 +15,7 @@ from medfinder.train.statements import (
     Statements,
     claims,
     make_statements,
+    with_prompts,
 )
 from stubs.training import phantoms
 
@@ -107,3 +110,43 @@ def test_reports_without_a_finding_give_no_statement(reports: tuple[str, ...]) -
     assert got.sentences == ()
     assert got.truth.shape == (len(reports), 0)
     assert got.told.shape == got.changed.shape == got.owner.shape == (0,)
+
+
+def test_a_label_is_asked_as_a_reader_would_ask() -> None:
+    asked = ("pleural effusion", "nodule|left upper lobe", "nodule|>14 mm", "cardiomegaly|mild")
+    assert [prompt_of(label) for label in asked] == [
+        "Pleural effusion.",
+        "Nodule in the left upper lobe.",
+        "Nodule larger than 14 mm.",
+        "Mild cardiomegaly.",
+    ]
+
+
+def test_labels_become_sentences_judged_by_what_each_report_says() -> None:
+    reports = ("Nodule in the left upper lobe.", "Nodule in the right lower lobe.", "Normal heart.")
+    labels = ("nodule", "nodule|left")
+    truth = np.stack([encode_labels(report, labels) for report in reports])
+    plain = made(*reports)
+    asked = with_prompts(plain, labels, truth, random.Random(0), n=5)
+    assert asked.sentences == (*plain.sentences, "Nodule.", "Left nodule.")
+    assert judged(asked, "Nodule.") == [TRUE, TRUE, FALSE]
+    assert judged(asked, "Left nodule.") == [TRUE, FALSE_BY_ATTRIBUTE, FALSE]
+    assert (asked.told == plain.told).all()
+
+
+def test_an_attribute_that_a_report_leaves_open_is_unknown() -> None:
+    labels = ("nodule", "nodule|left")
+    truth = np.stack([encode_labels("A nodule is seen.", labels)])
+    asked = with_prompts(made("A nodule is seen."), labels, truth, random.Random(0), n=2)
+    assert judged(asked, "Left nodule.") == [UNKNOWN]
+
+
+def test_so_many_labels_are_drawn_as_asked_by_the_chooser_alone() -> None:
+    labels = tuple(f"nodule|>{size} mm" for size in range(10, 40))
+    truth = np.zeros((1, len(labels)), np.int8)
+    first, again, other = (
+        with_prompts(made("Nodule."), labels, truth, random.Random(seed), n=7).sentences
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(first) == len(made("Nodule.").sentences) + 7

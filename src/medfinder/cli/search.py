@@ -39,6 +39,12 @@ def search(
     same_patient: Annotated[
         bool, typer.Option("--same-patient", help="With --study: keep its patient's other studies.")
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare by this alone: volume, joint, report, bm25, findings. Repeatable."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print hits as JSON.")] = False,
 ) -> None:
     """Find the studies that match a sentence, a keyword, a report or another CT.
@@ -63,6 +69,7 @@ def search(
         k=k,
         where=where,
         exclude_same_patient=not same_patient,
+        by=by or None,
     )
     if json_:
         emit([as_json(hit) for hit in hits])

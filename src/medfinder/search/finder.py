@@ -20,6 +20,7 @@ from medfinder.index.store import Index
 from medfinder.index.where import check_where, literal
 from medfinder.model.encoder import EncoderEntry, encoders, find_encoder
 from medfinder.records import Finding, Hit, Report, Study, Why
+from medfinder.registry import unknown
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.report.sentences import sentences
@@ -30,6 +31,9 @@ from medfinder.volume.checks import CheckConfig
 from medfinder.volume.volume import Volume
 
 MAX_K = 1000
+RANKERS = ("volume", "joint", "report", "bm25", "findings")
+"""What a query may be compared with: CTs, the reports' places in the CTs' space, the reports' places
+in the sentence encoder's space, their words, and the findings read from them."""
 _SCORED = 2000  # up to this many studies with a wanted finding are all compared, one by one
 _EXPLAINED, _SENTENCES = 10, 2  # hits of a CT whose sentences are compared with it, and how many
 _DEPTH = 100  # how far each ranker is read before fusing; measured recall hardly grows beyond
@@ -78,6 +82,7 @@ class Finder:
         k: int = 10,
         where: str | None = None,
         exclude_same_patient: bool = True,
+        by: str | Sequence[str] | None = None,
     ) -> list[Hit]:
         """Return the `k` studies that match best, best first.
 
@@ -96,12 +101,15 @@ class Finder:
             k: 1 to 1000.
             where: SQL condition over the index's facets, such as ``"sex = 'F' AND age >= 50"``.
             exclude_same_patient: With `study_id`, leave out all studies of its patient.
+            by: Compare by these `RANKERS` alone; None for all that the query allows. By "volume"
+                alone a text or keyword is sought in the CTs, whatever their reports say.
 
         Raises:
             InputError: No query or several, a `k` out of range, a `where` that is not SQL over
                 the facets, or a query that the index has no vectors for.
-            UnknownName: A keyword outside the vocabulary, or no such study.
+            UnknownName: A keyword outside the vocabulary, no such study, or no such ranker.
         """
+        by = _rankers(by)
         given = [
             n
             for n, v in (
@@ -129,10 +137,13 @@ class Finder:
             query = self._report_query(report)
         elif text is not None:
             query = self._text_query(text)
+        elif by is not None and "findings" not in by:
+            query = self._text_query(" ".join(f"{name.capitalize()}." for name in keywords))
         else:
             query = _Query()
-        query = dataclasses.replace(query, keywords=keywords)
-        return self._rank(query, k, self._narrow(where, keywords))
+        if by is None or "findings" in by:
+            query = dataclasses.replace(query, keywords=keywords)
+        return self._rank(query, k, self._narrow(where, query.keywords), by)
 
     @cached_property
     def check(self) -> CheckConfig:
@@ -268,7 +279,9 @@ class Finder:
             parts.append(f"array_has_any(findings_present, [{kinds}])")
         return " AND ".join(parts) or None
 
-    def _rank(self, query: _Query, k: int, where: str | None) -> list[Hit]:
+    def _rank(
+        self, query: _Query, k: int, where: str | None, by: tuple[str, ...] | None = None
+    ) -> list[Hit]:
         depth = max(_DEPTH, k)
         rankers: dict[str, Callable[[], Ranking]] = {}
         if query.text:
@@ -282,10 +295,17 @@ class Finder:
         if query.joint_vector is not None:
             ours = query.joint_vector
             rankers["joint"] = lambda: self.index.search_vector("joint", ours, depth, where)
-        rankings = {name: rank() for name, rank in rankers.items()}
-        if query.wanted:
+        rankings = {name: rank() for name, rank in rankers.items() if by is None or name in by}
+        if query.wanted and (by is None or "findings" in by):
             others = {i for ranking in rankings.values() for i, _ in ranking}
             rankings["findings"] = self._rank_findings(query.wanted, others, depth, where)
+        if not rankings and by is not None and not query.keywords:
+            able = [*rankers, *(["findings"] if query.wanted else [])]
+            raise InputError(
+                f"This query cannot be compared by {' or '.join(by)} in this index, but by "
+                f"{', '.join(able) or 'nothing'}. A text finds CTs where their encoder reads text "
+                "too, such as 'medfinder'."
+            )
         if not rankings:  # keywords alone
             names = _with_kinds(query.keywords)
             affirming = self.index.search_findings(names, k=depth, where=where)
@@ -368,6 +388,16 @@ def open_index(folder: str | Path) -> Finder:
         Incomplete: The index is not finished; run ``medfinder index`` again.
     """
     return Finder(Index.open(Path(folder)))
+
+
+def _rankers(by: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if by is None:
+        return None
+    names = (by,) if isinstance(by, str) else tuple(by)
+    for name in names:
+        if name not in RANKERS:
+            raise UnknownName(unknown("ranker", name, list(RANKERS)))
+    return names or None
 
 
 def _storable(text: str | None) -> str | None:

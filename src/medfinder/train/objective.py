@@ -282,7 +282,7 @@ class Objective(nn.Module):
         has = everyone > 0
         t = losses.gathered(F.pad(reports, (0, 0, 0, room)))[has]
         v = losses.gathered(F.pad(volumes, (0, 0, 0, room)))[has]
-        if len(t) < 2:
+        if not len(t) or (len(t) == 1 and self.config.similarity != "siglip"):
             return (t.sum() + v.sum()) * 0  # one pair alone tells nothing apart
         if self.config.similarity == "one_directional":
             return losses.one_directional(t, v, model.scale)

@@ -1,0 +1,53 @@
+"""The volume network for a CPU: its grid, its first filters, its input."""
+
+import pytest
+import torch
+
+import medfinder.model.networks  # noqa: F401
+from medfinder.errors import ConfigError
+from medfinder.model.volume_encoder import VolumeEncoder, VolumeEncoderConfig, volume_networks
+from medfinder.model.volume_patch import CELL_EDGE, _waves
+from medfinder.volume.preprocess import PreprocessConfig
+
+
+def network(region_voxels: int, size: tuple[int, int, int] = (32, 48, 64)) -> VolumeEncoder:
+    config = VolumeEncoderConfig(width=32, depth=1, region_voxels=region_voxels)  # type: ignore[arg-type]
+    preprocess = PreprocessConfig(spacing_mm=(5.0, 5.0, 5.0), size=size)
+    return volume_networks.get("patch")(config, preprocess).eval()
+
+
+@pytest.mark.parametrize(("edge", "grid"), [(8, (4, 6, 8)), (16, (2, 3, 4))])
+def test_a_region_stands_for_as_many_voxels_as_asked(edge: int, grid: tuple[int, ...]) -> None:
+    made = network(edge)
+    assert made.n_regions == grid
+    assert made(torch.rand(2, 1, 32, 48, 64)).shape == (2, grid[0] * grid[1] * grid[2], 32)
+
+
+@pytest.mark.parametrize("edge", [8, 16])
+def test_regions_lie_in_the_order_of_the_grid(edge: int) -> None:
+    made = network(edge, (64, 64, 64))
+    dark = torch.zeros(1, 1, 64, 64, 64)
+    bright = dark.clone()
+    bright[..., 48:56, 32:40, 16:24] = 1
+    with torch.no_grad():
+        moved = (made(bright) - made(dark)).abs().sum(-1).view(made.n_regions)
+    where = torch.tensor(divmod_all(int(moved.argmax()), made.n_regions)).float() * edge
+    assert (where - torch.tensor([48.0, 32, 16])).abs().max() <= edge
+
+
+def divmod_all(place: int, grid: tuple[int, int, int]) -> tuple[int, int, int]:
+    d, rest = divmod(place, grid[1] * grid[2])
+    return d, *divmod(rest, grid[2])
+
+
+def test_the_first_filters_are_slow_waves_in_pairs_without_a_mean() -> None:
+    waves = _waves(7)
+    assert waves.shape == (7, CELL_EDGE, CELL_EDGE, CELL_EDGE)
+    assert torch.equal(waves[0], -waves[1])
+    torch.testing.assert_close(waves.flatten(1).norm(dim=1), torch.ones(7))
+    torch.testing.assert_close(waves.flatten(1).mean(1), torch.zeros(7), atol=1e-6, rtol=0)
+
+
+def test_a_size_that_regions_do_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs multiples of \(16, 16, 16\)"):
+        network(16, (32, 40, 64))
