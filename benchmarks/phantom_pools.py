@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from medfinder.config import config_hash
 from medfinder.embed import Embedder
 from medfinder.model.encoder import Encoder
+from medfinder.phantom.allocator import keep_freed_memory
 from medfinder.phantom.benchmark import SIZE
 from medfinder.phantom.case import KINDS, CaseSpec
 from medfinder.phantom.chest import PhantomConfig, make_phantom, voxel_edge_mm
@@ -205,7 +206,7 @@ def draw_studies(
         made = map(_one, jobs)
         _fill(parts, wanted, todo, made, progress)
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        with ProcessPoolExecutor(workers, get_context("spawn"), keep_freed_memory) as executor:
             _fill(parts, wanted, todo, executor.map(_one, jobs, chunksize=4), progress)
     for part in parts:
         part.flush()
@@ -261,7 +262,7 @@ def _code() -> str:
 
     folder = Path(medfinder.phantom.__file__).parent
     whole = hashlib.sha256(str(PREPROCESS_VERSION).encode())
-    for name in ("acquisition", "anatomy", "case", "chest", "lesions", "scene"):
+    for name in ("acquisition", "anatomy", "case", "chest", "kernels", "lesions", "scene"):
         whole.update((folder / f"{name}.py").read_bytes())
     return whole.hexdigest()
 

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medfinder.phantom import kernels
 from medfinder.phantom.anatomy import Tissue
 from medfinder.phantom.scene import Array
 
@@ -148,30 +149,25 @@ def scan(hu: Array, acquisition: Acquisition) -> npt.NDArray[np.int16]:
     """Return what the scanner stores of true HU: blurred, noisy, drifted, rounded to int16."""
     a = acquisition
     rng = np.random.default_rng([a.seed, 0x501])
-    seen = hu
+    seen = hu.copy()
     for _ in range(a.blur_passes):
-        seen = _smooth(_smooth(seen, 1, 0.2), 2, 0.2)
+        kernels.smooth_plane(seen, np.float32(0.2))
     if a.slice_blur:
-        seen = _smooth(seen, 0, a.slice_blur)
+        kernels.smooth_slices(seen, np.float32(a.slice_blur))
     if a.sharpen:
-        soft = _smooth(_smooth(seen, 1, 0.25), 2, 0.25)
-        seen = seen + np.float32(a.sharpen) * (seen - soft)
+        soft = seen.copy()
+        kernels.smooth_plane(soft, np.float32(0.25))
+        seen += np.float32(a.sharpen) * (seen - soft)
     noise: Array = rng.standard_normal(hu.shape, dtype=np.float32)
     for _ in range(a.noise_passes):
-        noise = _smooth(_smooth(_smooth(noise, 1, 0.25), 2, 0.25), 0, 0.12)
-    noise *= np.float32(a.noise_hu / max(float(noise.std()), 1e-6))
-    out = np.float32(a.gain) * (seen + np.float32(1000)) - np.float32(1000 - a.offset_hu) + noise
-    stored: npt.NDArray[np.int16] = np.rint(np.clip(out, -1024, 3071)).astype(np.int16)
+        kernels.smooth_plane(noise, np.float32(0.25))
+        kernels.smooth_slices(noise, np.float32(0.12))
+    stored = np.empty(hu.shape, np.int16)
+    kernels.store(
+        *(seen.reshape(-1), noise.reshape(-1)),
+        np.float32(a.noise_hu / max(float(noise.std()), 1e-6)),
+        np.float32(a.gain),
+        np.float32(1000 - a.offset_hu),
+        stored.reshape(-1),
+    )
     return stored
-
-
-def _smooth(values: Array, axis: int, share: float) -> Array:
-    """Give each neighbour along an axis `share` of a voxel; the ends keep theirs."""
-    out = values.copy()
-    low: list[slice] = [slice(None)] * 3
-    high: list[slice] = [slice(None)] * 3
-    low[axis], high[axis] = slice(None, -1), slice(1, None)
-    step = np.float32(share) * (values[tuple(high)] - values[tuple(low)])
-    out[tuple(low)] += step
-    out[tuple(high)] -= step
-    return out

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from medfinder.phantom import kernels
 from medfinder.phantom.case import LOBES, CaseSpec
 from medfinder.phantom.scene import (
     EVERYWHERE,
@@ -19,7 +20,7 @@ from medfinder.phantom.scene import (
     Box,
     Point,
     Scene,
-    capsule_distance,
+    flat,
     smooth_field,
 )
 
@@ -127,6 +128,7 @@ class Body:
         self.hilum = {"right": (40, -10, 112 * u), "left": (-46, -14, 117 * u)}
         self.carina: tuple[float, float, float] = (0, -14, 146 * u)
         self.pitch = 23.5 * u
+        self._outline = self._measure()
         self.first_rib_z = self.height + 2
         self.collapsed: dict[int, float] = {}
         crushed = case.get("vertebral compression")
@@ -147,6 +149,39 @@ class Body:
             v.astype(np.float32) for v in (back, width, depth, back + depth)
         )
 
+    def _measure(self) -> kernels.Outline:
+        """Return the numbers that the kernels need."""
+        h, r, f = self.habitus, self.heart_radii, np.float32
+        right, left = h.pleural_fat_mm
+        return kernels.Outline(
+            table=np.stack([self._back, self._width, self._depth, self._middle], 1),
+            table_low=f(TABLE_LOW_MM - TABLE_STEP_MM / 2),
+            table_rate=f(1 / TABLE_STEP_MM),
+            height=f(self.height),
+            fat_right=f(right),
+            fat_left=f(left),
+            fat_y=f(1.1 / self.b),
+            fat_z=f(1.1 / self.height),
+            septum=f(25 + 0.12 * h.fat_mm),
+            dome_x=f(0.55 * self.a),
+            dome_width=f(0.62 * self.a),
+            dome_depth=f(0.98 * self.b),
+            dome_right=f(h.dome_mm),
+            dome_left=f(0.8 * h.dome_mm - 4 + h.dome_tilt_mm),
+            cos=f(math.cos(0.6)),
+            sin=f(math.sin(0.6)),
+            heart_x=f(self.heart_centre[0]),
+            heart_y=f(self.heart_centre[1]),
+            heart_z=f(self.heart_centre[2]),
+            heart_along=f(r[0]),
+            heart_across=f(r[1]),
+            heart_up=f(r[2]),
+            heart_mean=f((r[0] * r[1] * r[2]) ** (1 / 3)),
+            heart_fat=f(self.fat_pad_mm),
+            oblique_z=f(86 * self.unit),
+            level_z=f(112 * self.unit),
+        )
+
     def _row(self, z: Array) -> npt.NDArray[np.intp]:
         row = (z - np.float32(TABLE_LOW_MM - TABLE_STEP_MM / 2)) * np.float32(1 / TABLE_STEP_MM)
         out: npt.NDArray[np.intp] = np.clip(row, 0, len(self._back) - 1).astype(np.intp)
@@ -163,11 +198,8 @@ class Body:
 
     def wall(self, x: Array, y: Array, z: Array) -> Array:
         """Return the signed distance to the rib cage's inside; negative inside."""
-        width, depth, middle = self.cage(z)
-        u, v = x / width, (y - middle) / depth
-        u, v = u * u, v * v
-        rho = np.sqrt(np.float32(0.45) * (u + v) + np.float32(0.55) * np.sqrt(u * u + v * v))
-        out: Array = (rho - np.float32(1)) * np.sqrt(width * depth)
+        out = np.empty(x.shape, np.float32)
+        kernels.wall(*flat(x, y, z), self._outline, out.reshape(-1))
         return out
 
     def dome(self, x: Array, y: Array) -> Array:
@@ -219,37 +251,33 @@ class Body:
         return out
 
     def lung_depth(self, x: Array, y: Array, z: Array) -> Array:
-        """Return how deep a point lies inside a lung, in millimetres; negative outside."""
-        depth: Array = -self.wall(x, y, z) - np.float32(1) - self.pleural_fat(x, y, z)
-        aside = np.abs(x)
-        depth = np.minimum(depth, aside - self.septum(y, z))
-        depth = np.minimum(depth, z - self.dome(x, y))
-        depth = np.minimum(depth, z + np.float32(32))
-        depth = np.minimum(depth, self.heart(x, y, z, self.fat_pad_mm))
-        top: Array = np.float32(self.height) - (
-            (aside - np.float32(48)) ** 2 + (y - self.back(z) - np.float32(55)) ** 2
-        ) * np.float32(1 / 75)
-        out: Array = np.minimum(depth, (top - z) * np.float32(0.8))
+        """Return how deep a point lies inside a lung, in millimetres; negative outside.
+
+        The least of the depths under the wall and its fat, the septum, the dome, the heart with its
+        fat, and a rounded apex.
+        """
+        out = np.empty(x.shape, np.float32)
+        kernels.lung_depth(*flat(x, y, z), self._outline, out.reshape(-1))
         return out
 
     def fissures(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
         """Return signed distances to the oblique fissure (negative: lower lobe) and, on the right,
         to the horizontal one (negative: middle lobe).
         """
-        right = x > 0
-        tilt = np.where(right, np.float32(1.02), np.float32(1.1))
-        bow = np.float32(0.0006) * (np.abs(x) - np.float32(0.55 * self.a)) ** 2
-        oblique = (z - np.float32(86 * self.unit) + tilt * y + 6 * bow) / np.sqrt(1 + tilt * tilt)
-        level = z - np.float32(112 * self.unit) + np.float32(0.12) * (y - 20)
-        return oblique.astype(np.float32), level.astype(np.float32)
+        oblique, level, _ = self._parts(x, y, z)
+        return oblique, level
 
     def lobes(self, x: Array, y: Array, z: Array) -> npt.NDArray[np.uint8]:
         """Return 1 + the index in `LOBES` of the lobe a lung point belongs to."""
-        oblique, level = self.fissures(x, y, z)
-        right = np.where(oblique < 0, 3, np.where(level < 0, 2, 1))
-        left = np.where(oblique < 0, 5, 4)
-        out: npt.NDArray[np.uint8] = np.where(x > 0, right, left).astype(np.uint8)
-        return out
+        return self._parts(x, y, z)[2]
+
+    def _parts(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, npt.NDArray[np.uint8]]:
+        oblique, level = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
+        lobe = np.empty(x.shape, np.uint8)
+        kernels.fissures(
+            *flat(x, y, z), self._outline, oblique.reshape(-1), level.reshape(-1), lobe.reshape(-1)
+        )
+        return oblique, level, lobe
 
     def rib_height(self, angle: Array) -> Array:
         """Return how far a rib has come down at an angle around the cage (0 rear, pi front)."""
@@ -297,11 +325,11 @@ class Body:
         y = rng.uniform(-self.b, self.b, n).astype(np.float32)
         z = rng.uniform(-15, self.height, n).astype(np.float32)
         depth = self.lung_depth(x, y, z)
-        oblique, level = self.fissures(x, y, z)
+        oblique, level, lobe = self._parts(x, y, z)
         margin = np.abs(oblique)
         if code in (1, 2):
             margin = np.minimum(margin, np.abs(level) * 0.98)
-        depth = np.where(self.lobes(x, y, z) == code, depth, -99)
+        depth = np.where(lobe == code, depth, -99)
         score = np.minimum(depth - clear_mm, (margin - clear_mm * 0.8) * 2)
         good = (score >= 0) & (depth < 60)
         if rim is not None:
@@ -391,13 +419,10 @@ def _trunk(scene: Scene, body: Body, rng: np.random.Generator) -> None:
     half_x = body.a + muscle * 0.75 + 30 * shoulder * (1 - np.clip((t - 1.02) * 3, 0, 0.75))
     half_y = body.b + muscle * 0.85 - 16 * shoulder
     middle = -8 - 4 * t
-    u, v = x / half_x, (y - middle) / half_y
-    u, v = u * u, v * v
-    rho = np.sqrt(0.5 * (u + v) + 0.5 * np.sqrt(u * u + v * v))
-    inner = ((rho - 1) * np.sqrt(half_x * half_y)).astype(np.float32)
     belly = 0.35 * fat * np.clip(0.35 - t, 0, 0.5) * 2
-    front = np.clip(y / body.b, -1, 1)
-    skin = inner - np.float32(fat) - belly * (1 + front)
+    inner, skin = np.empty_like(x), np.empty_like(x)
+    wide, deep, at, bulge = (v.reshape(-1) for v in (half_x, half_y, middle, belly))
+    kernels.trunk(x, y, wide, deep, at, bulge, np.float32(fat), np.float32(body.b), inner, skin)
     if h.breast_mm:
         for side in (1, -1):
             yf = body.b + 0.2 * muscle  # lying down the breasts spread to the sides
@@ -407,9 +432,8 @@ def _trunk(scene: Scene, body: Body, rng: np.random.Generator) -> None:
             if found is not None:
                 box, distance = found
                 skin[box] = np.minimum(skin[box], distance)
-    cover = scene.cover(skin)
-    scene.blend(EVERYWHERE, cover, FAT_HU)
-    scene.blend(EVERYWHERE, scene.cover(np.abs(skin + 1) - 1) * np.float32(0.6), 30)
+    hu, rate = scene.hu.reshape(-1), np.float32(1) / np.float32(scene.edge_mm)
+    kernels.paint_skin(hu, skin.reshape(-1), rate, np.float32(FAT_HU))
     if h.breast_mm:
         density = float(rng.uniform(-60, 30))
         for side in (1, -1):
@@ -423,14 +447,12 @@ def _trunk(scene: Scene, body: Body, rng: np.random.Generator) -> None:
                 scene.ball(centre, (r * 1.4, r, r * 1.4), density)
     # Muscle, with fat planes between its sheets.
     sheet = np.sin(inner / np.float32(3.2) + np.float32(0.03) * x)
-    scene.blend(EVERYWHERE, scene.cover(inner), MUSCLE_HU - 30 * np.maximum(sheet, 0) ** 2)
-    # The couch, level with the scanner rather than the patient.
+    # The couch is level with the scanner rather than the patient.
     low = float(-body.b - muscle - fat - 12)
-    couch = np.abs(y - np.float32(low - 14) - (x * x) * np.float32(0.0009)) - np.float32(9)
-    couch = np.maximum(couch, np.abs(x) - np.float32(215))
-    outside = 1 - scene.cover(skin)
-    scene.blend(EVERYWHERE, scene.cover(np.abs(couch) - 1.2) * outside, -150)
-    scene.blend(EVERYWHERE, scene.cover(couch + 2) * outside, -940)
+    xs, ys, inners, skins, sheets = (v.reshape(-1) for v in (x, y, inner, skin, sheet))
+    kernels.paint_muscle(
+        hu, xs, ys, inners, skins, sheets, rate, np.float32(MUSCLE_HU), np.float32(low - 14)
+    )
 
 
 def _abdomen(
@@ -715,17 +737,9 @@ def grow_tree(
         Segments in millimetres: starts (n, 3), ends (n, 3), radii (n, 2) at both.
     """
     order = np.argsort(((goals - root) ** 2).sum(1), kind="stable")
-    nodes = np.empty((len(goals) + 1, 3))
-    nodes[0] = root
-    way = np.zeros(len(goals) + 1)
-    parent = np.zeros(len(goals) + 1, int)
-    for i, goal in enumerate(goals[order], start=1):
-        hop = np.sqrt(((nodes[:i] - goal) ** 2).sum(1))
-        best = int(np.argmin(hop + 0.45 * way[:i]))
-        nodes[i], parent[i], way[i] = goal, best, way[best] + hop[best]
-    load = np.ones(len(nodes))
-    for i in range(len(nodes) - 1, 0, -1):
-        load[parent[i]] += load[i]
+    nodes, load = np.empty((len(goals) + 1, 3)), np.empty(len(goals) + 1)
+    parent = np.zeros(len(nodes), np.int64)
+    kernels.tree(root, goals[order], nodes, parent, load)
     radius = np.maximum(root_radius_mm * (load / load[0]) ** (1 / 2.7), 0.6)
     up = parent[1:]
     radii = np.stack([np.minimum(radius[up], 1.35 * radius[1:]), radius[1:]], 1)
@@ -740,7 +754,6 @@ __all__ = [
     "Body",
     "Lungs",
     "Tissue",
-    "capsule_distance",
     "draw_anatomy",
     "draw_vessels",
     "grow_tree",

@@ -23,6 +23,7 @@ from medfinder.artifact import atomic_write
 from medfinder.config import config_hash, to_dict
 from medfinder.errors import ConfigError, InputError, Mismatch
 from medfinder.phantom.acquisition import sample_acquisition
+from medfinder.phantom.allocator import keep_freed_memory
 from medfinder.phantom.case import CaseSpec, sample_case
 from medfinder.phantom.chest import Phantom, PhantomConfig, make_phantom, render, voxel_edge_mm
 from medfinder.phantom.wording import word
@@ -227,7 +228,7 @@ def _run(jobs: list[Job], workers: int) -> Iterator[None]:
         return
     # Spawned, not forked: the caller may hold threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, keep_freed_memory) as pool:
         for _ in pool.map(_write_one, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers)))):
             yield
 

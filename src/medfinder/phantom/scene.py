@@ -10,6 +10,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from medfinder.phantom import kernels
+
 Array: TypeAlias = npt.NDArray[np.float32]
 Box: TypeAlias = tuple[slice, slice, slice]
 Point: TypeAlias = Sequence[float] | npt.NDArray[np.float64]
@@ -37,6 +39,7 @@ class Scene:
         self.shape = shape
         self.hu: Array = np.full(shape, -1000.0, np.float32)
         self.labels = np.zeros(shape, np.uint8)
+        self._whole_hu, self._corner = self.hu, (0, 0, 0)  # what this is a part of, and where
         self._affine = world_from_index
         self._inverse = np.linalg.inv(world_from_index)
         self.edge_mm = float(np.linalg.norm(world_from_index[:3, 2]))
@@ -56,12 +59,18 @@ class Scene:
         part.hu, part.labels = self.hu[box], self.labels[box]
         part.x, part.y, part.z = self.at(box)
         part.shape = (part.hu.shape[0], part.hu.shape[1], part.hu.shape[2])
+        part._whole_hu, part._corner = self._whole_hu, self._place(box)
         shift = np.eye(4)
         shift[:3, 3] = [side.start or 0 for side in box]
         part._affine = self._affine @ shift
         part._inverse = np.linalg.inv(part._affine)
         part.edge_mm, part.slice_mm = self.edge_mm, self.slice_mm
         return part
+
+    def _place(self, box: Box) -> tuple[int, int, int]:
+        """Return the index in the whole scene of a box's first voxel."""
+        d, h, w = (c + (side.start or 0) for c, side in zip(self._corner, box, strict=True))
+        return d, h, w
 
     def at(self, box: Box) -> Points:
         """Return body coordinates inside a box."""
@@ -87,15 +96,22 @@ class Scene:
     def cover(self, distance: Array, soft_mm: float = 0.0) -> Array:
         """Return the covered share of each voxel from a signed distance in millimetres."""
         width = np.float32(max(self.edge_mm, soft_mm))
-        out: Array = np.float32(0.5) - distance * (np.float32(1) / width)
-        np.minimum(np.maximum(out, np.float32(0), out=out), np.float32(1), out=out)
+        distance = np.ascontiguousarray(distance, np.float32)
+        out = np.empty_like(distance)
+        kernels.cover(distance.reshape(-1), np.float32(1) / width, out.reshape(-1))
         return out
 
     def blend(self, box: Box, cover: Array, value: float | Array, label: int = 0) -> None:
         """Move HU inside a box towards `value` by `cover` (0 to 1)."""
-        view = self.hu[box]
-        goal = value if isinstance(value, np.ndarray) else np.float32(value)
-        view += cover * (goal - view)
+        assert cover.shape == self.hu[box].shape
+        cover = np.ascontiguousarray(cover, np.float32)
+        where = self._place(box)
+        if isinstance(value, np.ndarray):
+            assert value.shape == cover.shape
+            goal = np.ascontiguousarray(value, np.float32)
+            kernels.blend_each(self._whole_hu, *where, cover, goal)
+        else:
+            kernels.blend(self._whole_hu, *where, cover, np.float32(value))
         if label:
             self.labels[box][cover > 0.4] = label
 
@@ -144,13 +160,10 @@ class Scene:
         box = self.box(points.min(0) - biggest, points.max(0) + biggest)
         if box is None:
             return None
-        x, y, z = self.at(box)
-        best: Array | None = None
-        for a, b, ra, rb in zip(points[:-1], points[1:], r[:-1], r[1:], strict=True):
-            distance = capsule_distance(x, y, z, a, b, float(ra), float(rb))
-            best = distance if best is None else np.minimum(best, distance)
-        assert best is not None
-        return box, best
+        distance = np.empty(self.hu[box].shape, np.float32)
+        parts = segments(points[:-1], points[1:], np.stack([r[:-1], r[1:]], 1))
+        kernels.tube(*flat(*self.at(box)), parts, distance.reshape(-1))
+        return box, distance
 
     def draw_tube(
         self,
@@ -184,30 +197,23 @@ class Scene:
             self._inverse[:3, :3]
         ).T
         middle = (starts + ends) / 2 @ self._inverse[:3, :3].T + self._inverse[:3, 3]
-        first = np.maximum(np.floor(middle - reach), 0).astype(int).tolist()
-        last = np.minimum(np.ceil(middle + reach) + 1, self.shape).astype(int).tolist()
+        first = np.maximum(np.floor(middle - reach), 0).astype(np.int64)
+        last = np.minimum(np.ceil(middle + reach) + 1, self.shape).astype(np.int64)
         # A thread thinner than a voxel covers only a share of the voxels it crosses.
         share = (np.minimum(1.0, 2 * biggest / self.edge_mm) ** 0.7).astype(np.float32)
-        scale, half, one, zero = (
+        kernels.twigs(
+            *(self.x, self.y, self.z, self.hu, clip),
+            *(first, last, segments(starts, ends, radii), share),
             np.float32(1 / self.edge_mm),
-            np.float32(0.5),
-            np.float32(1),
-            np.float32(0),
+            np.float32(value),
         )
-        top = np.float32(value)
-        for n, (low, high) in enumerate(zip(first, last, strict=True)):
-            box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-            x, y, z = self.x[box], self.y[box], self.z[box]
-            if not x.size:
-                continue
-            distance = capsule_distance(
-                x, y, z, starts[n], ends[n], float(radii[n, 0]), float(radii[n, 1])
-            )
-            cover = np.minimum(np.maximum(half - distance * scale, zero), one)
-            cover *= clip[box]
-            cover *= share[n]
-            view = self.hu[box]
-            view += cover * np.maximum(top - view, zero)
+
+
+def flat(x: Array, y: Array, z: Array) -> Points:
+    """Return coordinates as the kernels take them: flat, contiguous, equally long."""
+    assert x.size == y.size == z.size
+    a, b, c = (np.ascontiguousarray(v, np.float32).reshape(-1) for v in (x, y, z))
+    return a, b, c
 
 
 def ellipsoid_distance(x: Array, y: Array, z: Array, centre: Point, radii: Point) -> Array:
@@ -219,25 +225,21 @@ def ellipsoid_distance(x: Array, y: Array, z: Array, centre: Point, radii: Point
     return out
 
 
-def capsule_distance(
-    x: Array,
-    y: Array,
-    z: Array,
-    a: npt.NDArray[np.float64],
-    b: npt.NDArray[np.float64],
-    ra: float,
-    rb: float,
+def segments(
+    starts: npt.NDArray[np.float64],
+    ends: npt.NDArray[np.float64],
+    radii: npt.NDArray[np.float64],
 ) -> Array:
-    """Return the signed distance to a segment from `a` to `b` with a radius that varies along it."""
-    f = np.float32
-    ab = b - a
-    length2 = float(ab @ ab) or 1e-6
-    px, py, pz = x - f(a[0]), y - f(a[1]), z - f(a[2])
-    t = px * f(ab[0] / length2) + py * f(ab[1] / length2) + pz * f(ab[2] / length2)
-    t = np.minimum(np.maximum(t, f(0)), f(1))
-    px, py, pz = px - t * f(ab[0]), py - t * f(ab[1]), pz - t * f(ab[2])
-    out: Array = np.sqrt(px * px + py * py + pz * pz) - (f(ra) + t * f(rb - ra))
-    return out
+    """Return (n, 11) for `kernels.tube`: start, way / length², way, first radius, its change.
+
+    With p the way from the start to a point and t = p · way / length², clipped to [0, 1], the
+    signed distance is |p - t way| - (radius + t change).
+    """
+    way = ends - starts
+    length2 = (way * way).sum(1, keepdims=True)
+    length2[length2 == 0] = 1e-6
+    change = radii[:, 1:] - radii[:, :1]
+    return np.concatenate([starts, way / length2, way, radii[:, :1], change], 1, dtype=np.float32)
 
 
 def smooth_field(
@@ -250,13 +252,14 @@ def smooth_field(
         cells: Knots along each axis, each at least 2.
     """
     field: Array = rng.standard_normal(cells, dtype=np.float32)
+    lows, parts = [], []
     for axis, n in enumerate(shape):
         at = np.linspace(0, field.shape[axis] - 1, n)
-        low = np.minimum(at.astype(int), field.shape[axis] - 2)
-        part = (at - low).astype(np.float32)
-        part = part.reshape([-1 if i == axis else 1 for i in range(3)])
-        first, second = np.take(field, low, axis), np.take(field, low + 1, axis)
-        field = first + part * (second - first)
+        low = np.minimum(at.astype(np.int64), field.shape[axis] - 2)
+        lows.append(low)
+        parts.append((at - low).astype(np.float32))
     # Linear interpolation between independent knots keeps 2/3 of the variance along each axis.
-    out: Array = field * np.float32(1.5**1.5)
+    out = np.empty(shape, np.float32)
+    (d, h, w), (of_d, of_h, of_w) = lows, parts
+    kernels.interpolate(field, d, h, w, of_d, of_h, of_w, np.float32(1.5**1.5), out)
     return out

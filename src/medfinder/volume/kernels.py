@@ -1,8 +1,9 @@
 """Compiled inner loops of preprocessing; imported on first use, because numba takes 0.3 s.
 
-Both work on an array in its memory order, whatever the axes mean, release the GIL and start no
-threads: the caller splits the work, so that they run inside any thread or process pool. Multiply
-and add stay two roundings (no fused contraction): every machine gives the same bits.
+Those of resampling work on an array in its memory order, whatever the axes mean; those of finding
+the lungs on (D, H, W). All release the GIL and start no threads: the caller splits the work, so
+that they run inside any thread or process pool. Multiply and add stay two roundings (no fused
+contraction): every machine gives the same bits.
 """
 
 from typing import Any
@@ -119,3 +120,76 @@ def _any(plane: npt.NDArray[Any], threshold: float, above: bool) -> bool:
         if hits:
             return True
     return False
+
+
+@compiled
+def mean_of_cubes(values: npt.NDArray[np.float32]) -> None:
+    """Replace each value by the mean of the 3 x 3 x 3 around it; beyond a border its value holds."""
+    n_a, n_b, n_c = values.shape
+    line = np.empty(n_c, np.float32)
+    plane = np.empty((n_b, n_c), np.float32)
+    before, now = values[0].copy(), values[0].copy()
+    for i in range(n_a):  # each sum in float64, rounded once an axis
+        now[:] = values[i]
+        after = values[min(i + 1, n_a - 1)]
+        for j in range(n_b):
+            for k in range(n_c):
+                total = np.float64(before[j, k]) + np.float64(now[j, k]) + np.float64(after[j, k])
+                plane[j, k] = total / 3.0
+        for j in range(n_b):
+            low, mid, high = plane[max(j - 1, 0)], plane[j], plane[min(j + 1, n_b - 1)]
+            row = values[i, j]
+            for k in range(n_c):
+                total = np.float64(low[k]) + np.float64(mid[k]) + np.float64(high[k])
+                line[k] = total / 3.0
+            for k in range(n_c):
+                total = np.float64(line[max(k - 1, 0)]) + np.float64(line[k])
+                row[k] = (total + np.float64(line[min(k + 1, n_c - 1)])) / 3.0
+        before, now = now, before
+
+
+@compiled
+def open_mask(mask: npt.NDArray[np.bool_], out: npt.NDArray[np.bool_]) -> None:
+    """Erode by the six neighbours, nothing lying outside, and grow back; `out` must be False."""
+    n_a, n_b, n_c = mask.shape
+    for i in range(1, n_a - 1):
+        for j in range(1, n_b - 1):
+            for k in range(1, n_c - 1):
+                if (
+                    mask[i, j, k]
+                    and mask[i, j, k - 1]
+                    and mask[i, j, k + 1]
+                    and mask[i, j - 1, k]
+                    and mask[i, j + 1, k]
+                    and mask[i - 1, j, k]
+                    and mask[i + 1, j, k]
+                ):
+                    out[i, j, k - 1 : k + 2] = True
+                    out[i, j - 1, k] = out[i, j + 1, k] = True
+                    out[i - 1, j, k] = out[i + 1, j, k] = True
+
+
+@compiled
+def fill_planes(mask: npt.NDArray[np.bool_], out: npt.NDArray[np.bool_]) -> None:
+    """Fill each plane's holes: what no path over edges joins to its border; `out` must be True."""
+    n_a, n_b, n_c = mask.shape
+    stack = np.empty(n_b * n_c + 1, np.int64)
+    for i in range(n_a):
+        plane, free = mask[i], out[i]
+        n = 0
+        for j in range(n_b):
+            for k in range(n_c):
+                rim = j == 0 or k == 0 or j == n_b - 1 or k == n_c - 1
+                if not rim or plane[j, k] or not free[j, k]:
+                    continue
+                free[j, k] = False
+                stack[0], n = j * n_c + k, 1
+                while n:
+                    n -= 1
+                    b, c = stack[n] // n_c, stack[n] % n_c
+                    for db, dc in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                        q, r = b + db, c + dc
+                        if 0 <= q < n_b and 0 <= r < n_c and free[q, r] and not plane[q, r]:
+                            free[q, r] = False
+                            stack[n] = q * n_c + r
+                            n += 1

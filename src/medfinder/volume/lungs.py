@@ -26,14 +26,18 @@ def lung_box(volume: Volume) -> Box | None:
     """
     from scipy import ndimage
 
+    from medfinder.volume.kernels import fill_planes, mean_of_cubes, open_mask
+
     steps = [max(1, round(CELL_MM / s)) for s in volume.spacing_mm]
     stored = volume.stored[:: steps[0], :: steps[1], :: steps[2]]
     hu = stored.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
     if min(hu.shape) < 4:
         return None
-    hu = ndimage.uniform_filter(hu, 3, mode="nearest")
-    body = _largest(ndimage.binary_opening(hu > BODY_HU, iterations=1))
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
+    hu = np.ascontiguousarray(hu)
+    mean_of_cubes(hu)
+    opened, filled = np.zeros(hu.shape, np.bool_), np.ones(hu.shape, np.bool_)
+    open_mask(hu > BODY_HU, opened)
+    fill_planes(_largest(opened), filled)
     air = filled & (hu < LUNG_HU)
     labels, n = ndimage.label(air)
     if n == 0:
@@ -42,7 +46,7 @@ def lung_box(volume: Volume) -> Box | None:
     cell_litres = (
         float(np.prod([s * mm for s, mm in zip(steps, volume.spacing_mm, strict=True)])) / 1e6
     )
-    lungs = np.isin(labels, 1 + np.flatnonzero(sizes >= 0.1 * sizes.max()))
+    lungs = np.append(False, sizes >= 0.1 * sizes.max())[labels]
     if lungs.sum() * cell_litres < MIN_LITRES:
         return None
     box = []
