@@ -80,10 +80,12 @@ class PatchNetwork(VolumeEncoder):
         second = width if edge == 8 else width // 2
         first = second // 2 if edge == 16 else second // 4
         self.cells = Step(n_channels, first, CELL_EDGE, 4, 1)
-        self.cells[0].weight.data[:] = _waves(first)[:, None] / n_channels
+        filters = next(self.cells.parameters())  # of the convolution
+        filters.data[:] = _waves(first)[:, None] / n_channels
         self.halve = Step(first, second, 3, 2, 1)
         self.fine = nn.Sequential(*[Bottleneck(second) for _ in range(depth)])
-        self.coarsen, self.coarse = nn.Identity(), nn.Identity()
+        self.coarsen: nn.Module = nn.Identity()
+        self.coarse: nn.Module = nn.Identity()
         if edge == 16:
             self.coarsen = Step(second, width, 2, 2)
             self.coarse = nn.Sequential(*[Bottleneck(width) for _ in range(min(depth, 2))])
