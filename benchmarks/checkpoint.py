@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--n-train", type=int, default=5600)
     parser.add_argument("--max-s", type=float, default=0.0, help="in place of train.steps")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--splits", nargs="+", default=["val", *SPLITS], choices=["val", *SPLITS])
     args = parser.parse_args()
     recipe = load_config(RecipeConfig, CONFIGS / "tiny.toml")
     if args.max_s:
@@ -85,7 +86,7 @@ def main() -> None:
     encoder = JointEncoder(load_checkpoint(short))
     splits = {
         split: pools.score(pools.answers(encoder, data, split), pools.questions(data, split))
-        for split in ("val", *SPLITS)
+        for split in args.splits
     }
     flat = {split: pools.headline(figures) for split, figures in splits.items()}
     notes = json.loads((short / TRAINING).read_text(encoding="utf-8"))
