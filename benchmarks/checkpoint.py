@@ -50,7 +50,6 @@ def trained(recipe: RecipeConfig, data: pools.Data, run: Path) -> dict[str, Any]
             "n_seen": done.n_seen,
             "cpu_s": round(done.cpu_s, 1),
             "duration_s": round(done.duration_s, 1),
-            "n_parameters": sum(p.numel() for p in done.model.parameters()),
             "validation": dict(done.measures),
         }
         with atomic_write(run / FITTED) as file:
@@ -108,7 +107,13 @@ def main() -> None:
     size_bytes = sum(f.stat().st_size for f in args.out.iterdir())
     rows = [{"split": split} | figures for split, figures in flat.items()]
     print(table([{k: row.get(k, "") for k in rows[0]} for row in rows]))
-    record = {"run": facts, "size_bytes": size_bytes, "headline": flat, "splits": splits}
+    record = {
+        "run": facts,
+        "n_parameters": sum(p.numel() for p in encoder.model.parameters()),
+        "size_bytes": size_bytes,
+        "headline": flat,
+        "splits": splits,
+    }
     print(write_result("checkpoint", record, [recipe.train.seed, data.seed]))
 
 
