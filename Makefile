@@ -61,7 +61,7 @@ lint: $(VENV)/.tested
 	$(BIN)/mypy
 
 bench: $(VENV)/.tested
-	for script in read_preprocess astra index_search copies findings phantom; do \
+	for script in read_preprocess astra index_search copies findings phantom throughput; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
