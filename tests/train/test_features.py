@@ -520,14 +520,15 @@ def test_a_run_leaves_a_study_with_bad_features_out_and_names_it(
         run(cached(2, train={"max_bad_rate": 0.1}), tmp_path / "strict")
 
 
-def test_a_network_that_learns_although_it_is_called_frozen_is_refused(tmp_path: Path) -> None:
-    """The network "patch" takes no notice of `trained`."""
+def test_a_network_without_weights_of_its_own_cannot_be_called_frozen(tmp_path: Path) -> None:
     frozen = recipe().model.volume
     settings = recipe(
         train={"cached_views": 1},
         model={"volume": {"name": "patch", "width": frozen.width, "depth": 1, "trained": "none"}},
     )
-    with pytest.raises(ConfigError, match="that are trained, such as"):
+    with pytest.raises(
+        ConfigError, match="'patch' starts from random weights and is wholly trained"
+    ):
         run(settings, tmp_path)
 
 

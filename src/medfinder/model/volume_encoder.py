@@ -92,6 +92,20 @@ for _name, _module in LATER.items():
     volume_networks.register(_name)(_later(_module))
 
 
+def check_untrained(config: VolumeEncoderConfig) -> None:
+    """Refuse what only a network with weights of somebody's can be.
+
+    Raises:
+        ConfigError: The config asks for published, frozen or partly trained weights.
+    """
+    if config.pretrained or config.trained != "all":
+        raise ConfigError(
+            f"Settings volume.pretrained {config.pretrained!r} and volume.trained "
+            f"{config.trained!r}: network {config.name!r} starts from random weights and is wholly "
+            "trained. Set volume.name to 'pretrained', or leave both out."
+        )
+
+
 def input_size(preprocess: PreprocessConfig, patch: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return the input's size along (D, H, W), which must be a multiple of the network's patch.
 

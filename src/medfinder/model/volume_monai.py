@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from medfinder.errors import ConfigError, MissingExtra
-from medfinder.model.volume_encoder import VolumeEncoder, VolumeEncoderConfig, input_size
+from medfinder.model.volume_encoder import (
+    VolumeEncoder,
+    VolumeEncoderConfig,
+    check_untrained,
+    input_size,
+)
 from medfinder.volume.preprocess import PreprocessConfig
 
 PIP = "pip install 'medfinder[train]'"
@@ -104,12 +109,7 @@ def build(config: VolumeEncoderConfig, preprocess: PreprocessConfig) -> VolumeEn
         ConfigError: The input's size or the width does not suit the network, or the config asks
             for published or partly trained weights.
     """
-    if config.pretrained or config.trained != "all":
-        raise ConfigError(
-            f"Settings volume.pretrained {config.pretrained!r} and volume.trained "
-            f"{config.trained!r}: network {config.name!r} starts from random weights and is wholly "
-            "trained. Set volume.name to 'pretrained', or leave both out."
-        )
+    check_untrained(config)
     if config.name != "vit":
         return ResNet(config.name, preprocess.n_channels, input_size(preprocess, RESNET_CELL))
     if config.width % HEAD_WIDTH:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from medfinder.model.volume_encoder import (
     VolumeEncoder,
     VolumeEncoderConfig,
+    check_untrained,
     input_size,
     volume_networks,
 )
@@ -116,7 +117,12 @@ def _waves(n: int) -> Tensor:
 
 @volume_networks.register("patch")
 def build(config: VolumeEncoderConfig, preprocess: PreprocessConfig) -> VolumeEncoder:
-    """Build the network for an input of fixed size, in 0..1."""
+    """Build the network for an input of fixed size, in 0..1.
+
+    Raises:
+        ConfigError: Regions do not divide the size, or see `check_untrained`.
+    """
+    check_untrained(config)
     edge = config.region_voxels
     size = input_size(preprocess, (edge, edge, edge))
     return PatchNetwork(preprocess.n_channels, size, config.width, config.depth, edge)
