@@ -66,7 +66,7 @@ def test_a_sentence_finds_its_side_in_the_cts_alone(
 def test_a_longer_sentence_finds_the_nodule_and_shuns_what_it_denies(
     finder: Finder, cases: dict[str, CaseSpec]
 ) -> None:
-    (hit,) = finder.search(LONGER, by="volume", k=1)
+    (hit,) = finder.search(LONGER, k=1)
     found = cases[hit.study_id]
     assert has(found, "nodule", side="right", lobe="upper")
     assert not found.has("adenopathy")

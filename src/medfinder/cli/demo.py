@@ -34,9 +34,9 @@ def demo(
 ) -> None:
     """Run the whole pipeline on synthetic chest CTs: the first five minutes.
 
-    With an encoder of both streams, such as "medfinder", a sentence, a keyword and a CT without a
-    report are then sought in the CTs themselves, whatever the reports say; the findings printed
-    beside each hit are those of its report.
+    With an encoder of both streams, such as "medfinder", a sentence and a keyword are then sought in
+    the CTs themselves, whatever the reports say, and a CT without a report finds reports; the
+    findings printed beside each hit are those of its report.
 
     Examples: medfinder demo --no-serve · medfinder demo --encoder astra --n 24
     """
@@ -98,7 +98,7 @@ def _queries(finder: "Finder", folder: Path, seed: int) -> list[tuple[str, dict[
     volume = read_volume(path, config=finder.check)
     return [
         (f'"{SENTENCE}" --by volume', {"text": SENTENCE, "by": "volume"}),
-        (f'"{LONGER}" --by volume', {"text": LONGER, "by": "volume"}),
+        (f'"{LONGER}"', {"text": LONGER}),  # small nodules are not yet found in the CTs alone
         ("--keyword cardiomegaly --by volume", {"keyword": "cardiomegaly", "by": "volume"}),
         (f"--volume {path} --by joint", {"volume": volume, "by": "joint"}),
     ]

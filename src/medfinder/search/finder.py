@@ -337,13 +337,17 @@ class Finder:
         return hits
 
     def _explain(self, place: npt.NDArray[np.float32], hits: list[Hit]) -> None:
-        """Give the first hits those sentences of their reports that lie nearest to a volume."""
+        """Give the first hits those sentences of their reports that lie nearest to a volume.
+
+        Sentences that affirm a finding go before those that only deny, which are true of most.
+        """
         embedder = self._embedder("volume")
         assert embedder is not None
         told = {}
         for hit in hits[:_EXPLAINED]:
             text = hit.study.report.text if hit.study.report else ""
-            told[hit.rank] = [s for a, b in sentences(text) if (s := text[a:b].strip())]
+            lines = [s for a, b in sentences(text) if (s := text[a:b].strip())]
+            told[hit.rank] = [s for s in lines if _affirms(s)] or lines
         distinct = list(dict.fromkeys(s for lines in told.values() for s in lines))
         scores = embedder.embed_texts(distinct).vectors @ place
         score = dict(zip(distinct, scores.tolist(), strict=True))
@@ -388,6 +392,10 @@ def open_index(folder: str | Path) -> Finder:
         Incomplete: The index is not finished; run ``medfinder index`` again.
     """
     return Finder(Index.open(Path(folder)))
+
+
+def _affirms(sentence: str) -> bool:
+    return any(finding.status == "present" for finding in extract_findings(sentence))
 
 
 def _rankers(by: str | Sequence[str] | None) -> tuple[str, ...] | None:
