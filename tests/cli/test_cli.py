@@ -25,7 +25,6 @@ Run = Callable[..., Done]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs ``medfinder ARGUMENTS`` in this process."""
-    monkeypatch.delenv("MEDFINDER_DEBUG", raising=False)
     monkeypatch.setenv("COLUMNS", "500")
 
     def call(*arguments: object) -> Done:
