@@ -402,10 +402,10 @@ def test_the_loss_is_that_of_the_same_views_through_the_network(
         losses.append(float(backward(objective, model, one, micro_batch).total.detach()))
         gradients.append({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
         assert (encoder.n_encoded > n) == (one is not batch)
-    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        assert torch.equal(gradient, gradients[1][name])
+    for name, gradient in gradients[0].items():  # equal but for the order in which threads add
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_draws_views_by_seed_step_and_row_alone(build: Build, tmp_path: Path) -> None:
