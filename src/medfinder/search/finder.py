@@ -139,11 +139,11 @@ class Finder:
             query = self._text_query(text)
         elif by is not None and "findings" not in by:
             query = self._text_query(" ".join(f"{name.capitalize()}." for name in keywords))
+            keywords = ()  # asked, not required of the reports
         else:
             query = _Query()
-        if by is None or "findings" in by:
-            query = dataclasses.replace(query, keywords=keywords)
-        return self._rank(query, k, self._narrow(where, query.keywords), by)
+        query = dataclasses.replace(query, keywords=keywords)
+        return self._rank(query, k, self._narrow(where, keywords), by)
 
     @cached_property
     def check(self) -> CheckConfig:
@@ -299,7 +299,7 @@ class Finder:
         if query.wanted and (by is None or "findings" in by):
             others = {i for ranking in rankings.values() for i, _ in ranking}
             rankings["findings"] = self._rank_findings(query.wanted, others, depth, where)
-        if not rankings and by is not None and not query.keywords:
+        if not rankings and by is not None and not (query.keywords and "findings" in by):
             able = [*rankers, *(["findings"] if query.wanted else [])]
             raise InputError(
                 f"This query cannot be compared by {' or '.join(by)} in this index, but by "
