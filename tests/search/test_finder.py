@@ -180,3 +180,27 @@ def test_the_limits_of_curation_hold_in_the_index(finder: Finder) -> None:
 
 def test_a_query_of_another_encoding_is_searched_with_marks_in_it(finder: Finder) -> None:
     assert finder.search("nodule \udce9", k=1)
+
+
+def test_a_search_compares_by_what_is_asked_alone(finder: Finder, joint_finder: Finder) -> None:
+    for by in ("bm25", "report", "findings"):
+        hits = finder.search("left pleural effusion", by=by)
+        assert {name for hit in hits for name in hit.why.parts} == {by}
+    hits = joint_finder.search("left pleural effusion", by=["volume", "bm25"])
+    assert {name for hit in hits for name in hit.why.parts} == {"volume", "bm25"}
+
+
+def test_a_keyword_by_volume_asks_the_cts_and_beside_a_text_still_narrows(
+    joint_finder: Finder,
+) -> None:
+    alone = joint_finder.search(keyword="nodule", by="volume")
+    assert len(alone) > 2, "reports without the keyword are not left out"
+    narrowed = joint_finder.search("left lung", keyword="nodule", by="volume")
+    assert set(ids(narrowed)) == {"s3", "s4"}
+
+
+def test_what_a_query_cannot_be_compared_by_is_said(finder: Finder) -> None:
+    with pytest.raises(InputError, match=r"cannot be compared by volume in this index, but by"):
+        finder.search("left pleural effusion", by="volume")
+    with pytest.raises(UnknownName, match=r"Unknown ranker 'volumes'\. Did you mean 'volume'"):
+        finder.search("left pleural effusion", by="volumes")
