@@ -6,7 +6,7 @@ import torch
 import medfinder.model.networks  # noqa: F401
 from medfinder.errors import ConfigError
 from medfinder.model.volume_encoder import VolumeEncoder, VolumeEncoderConfig, volume_networks
-from medfinder.model.volume_patch import CELL_EDGE, _waves
+from medfinder.model.volume_patch import _waves
 from medfinder.volume.preprocess import PreprocessConfig
 
 
@@ -40,9 +40,10 @@ def divmod_all(place: int, grid: tuple[int, int, int]) -> tuple[int, int, int]:
     return d, *divmod(rest, grid[2])
 
 
-def test_the_first_filters_are_slow_waves_in_pairs_without_a_mean() -> None:
-    waves = _waves(7)
-    assert waves.shape == (7, CELL_EDGE, CELL_EDGE, CELL_EDGE)
+@pytest.mark.parametrize("edge", [4, 6])
+def test_the_first_filters_are_slow_waves_in_pairs_without_a_mean(edge: int) -> None:
+    waves = _waves(7, edge)
+    assert waves.shape == (7, edge, edge, edge)
     assert torch.equal(waves[0], -waves[1])
     torch.testing.assert_close(waves.flatten(1).norm(dim=1), torch.ones(7))
     torch.testing.assert_close(waves.flatten(1).mean(1), torch.zeros(7), atol=1e-6, rtol=0)

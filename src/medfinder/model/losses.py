@@ -93,12 +93,11 @@ def statements(
         truth: (B, S) int8: 1 true, 0 false, 2 false by one attribute, -1 unknown (left out).
     """
     logits = scale * volumes @ sentences.T + bias
-    parts = []
+    lost = logits.new_zeros(())
     for value, sign in ((1, -1.0), (0, 1.0), (2, 1.0)):
-        chosen = logits[truth == value]
-        if len(chosen):
-            parts.append(F.softplus(sign * chosen).mean())
-    return torch.stack(parts).sum() / 3 if parts else logits.sum() * 0
+        chosen = truth == value
+        lost = lost + (F.softplus(sign * logits) * chosen).sum() / chosen.sum().clamp(min=1)
+    return lost / 3
 
 
 def attribute_choice(

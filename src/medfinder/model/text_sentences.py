@@ -7,8 +7,10 @@ whole report lie in one space by construction. A batch's repeated sentences are 
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ VOCABULARY_SIZE = 4096
 SENTENCE_TOKENS = 40
 N_GROUPS = 4
 TOKENIZER_FILE = "tokenizer.json"
+MANY_CODES = 300_000
+"""Sentences whose word pieces are kept, about 200 bytes each."""
 _CENTIMETRES = re.compile(r"\b(\d+(?:[.,]\d+)?) ?cm\b", re.IGNORECASE)
 
 
@@ -63,6 +67,9 @@ class SentenceNetwork(TextEncoder):
         depth: Transformer layers within a sentence.
         max_tokens: Tokens of a report that are read: whole sentences until they are used up.
         tokenizer: None until `fit_tokenizer` learns one from the training reports.
+
+    Attributes:
+        codes: Sentence -> its word pieces, of sentences met before.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class SentenceNetwork(TextEncoder):
         super().__init__()
         self.width, self.max_tokens = width, max_tokens
         self.tokenizer = tokenizer
+        self.codes: dict[str, list[int]] = {}
         self.words = nn.Embedding(VOCABULARY_SIZE, width, padding_idx=0)
         self.places = nn.Parameter(0.02 * torch.randn(SENTENCE_TOKENS, width))
         nn.init.normal_(self.words.weight, std=0.05)
@@ -103,6 +111,7 @@ class SentenceNetwork(TextEncoder):
         )
         learning.train_from_iterator(texts, trainer)
         self.tokenizer = empty(learning.get_vocab())
+        self.codes.clear()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Return ``ids`` (S, L) of the distinct sentences and ``sentence`` (B, K), -1 where none is.
@@ -112,32 +121,32 @@ class SentenceNetwork(TextEncoder):
         """
         if self.tokenizer is None:
             raise ConfigError("The text network has no tokeniser: call fit_tokenizer first.")
+        split = [_split(text) for text in texts]
+        self._code({sentence for parts in split for sentence in parts})
         numbers: dict[str, int] = {}
-        rows: list[list[int]] = []
-        for text in texts:
-            spans = sentences(text) or [(0, len(text))]
-            rows.append([numbers.setdefault(text[a:b], len(numbers)) for a, b in spans])
-        coded = [
-            e.ids[:SENTENCE_TOKENS] or [1]
-            for e in self.tokenizer.encode_batch([_millimetres(s) for s in numbers])
-        ]
         kept: list[list[int]] = []
-        for row in rows:
+        for parts in split:
             left = self.max_tokens
             keep: list[int] = []
-            for number in row:
-                left -= len(coded[number])
+            for sentence in parts:
+                left -= len(self.codes[sentence])
                 if keep and left < 0:
                     break
-                keep.append(number)
+                keep.append(numbers.setdefault(sentence, len(numbers)))
             kept.append(keep)
-        ids = torch.zeros(len(coded), max(map(len, coded)), dtype=torch.long)
-        for i, code in enumerate(coded):
-            ids[i, : len(code)] = torch.tensor(code)
-        sentence = torch.full((len(kept), max(map(len, kept))), -1)
-        for i, keep in enumerate(kept):
-            sentence[i, : len(keep)] = torch.tensor(keep)
-        return {"ids": ids, "sentence": sentence}
+        ids = _padded([self.codes[sentence] for sentence in numbers], 0)
+        return {"ids": ids, "sentence": _padded(kept, -1)}
+
+    def _code(self, distinct: set[str]) -> None:
+        """Tokenise the sentences that are not in `codes`."""
+        assert self.tokenizer is not None
+        new = sorted(distinct - self.codes.keys())
+        if len(self.codes) + len(new) > MANY_CODES:
+            self.codes.clear()
+            new = sorted(distinct)
+        read = self.tokenizer.encode_batch([_millimetres(sentence) for sentence in new])
+        for sentence, code in zip(new, read, strict=True):
+            self.codes[sentence] = code.ids[:SENTENCE_TOKENS] or [1]
 
     def forward(self, tokens: Tokens) -> TextFeatures:
         """Encode; `TextFeatures.tokens` are a report's sentences, already gated."""
@@ -150,8 +159,11 @@ class SentenceNetwork(TextEncoder):
     def encode_sentences(self, ids: Tensor) -> Tensor:
         """(S, L) token ids, 0 where none is -> (S, width) gated sentence features.
 
-        Sentences of like length go together, so that few of the tokens computed are padding.
+        On a CPU sentences of like length go together, so that few of the tokens computed are padding;
+        a GPU would wait for each length longer than it works on padding.
         """
+        if ids.is_cuda:
+            return self._read(ids)
         lengths = (ids > 0).sum(1)
         order = lengths.argsort()
         groups = order.tensor_split(min(N_GROUPS, len(order)))
@@ -172,6 +184,19 @@ class SentenceNetwork(TextEncoder):
         """Write ``tokenizer.json``."""
         if self.tokenizer is not None:
             self.tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+@lru_cache(maxsize=100_000)
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text[a:b] for a, b in sentences(text)) or (text,)
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Return rows of different lengths as one tensor of int64."""
+    table = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(table)
 
 
 def _continuing(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:

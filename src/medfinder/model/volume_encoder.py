@@ -26,6 +26,7 @@ class VolumeEncoderConfig:
         width: Features of each region; networks of a fixed width ignore it.
         depth: Blocks or layers; networks of a fixed depth ignore it.
         region_voxels: Voxels along an axis that a region of "patch" stands for, 8 or 16.
+        cell_voxels: Voxels along an axis between the places that "patch" looks at first, 2 or 4.
         pretrained: Name of an encoder of `medfinder.model.encoder.encoders`, for networks that
             start from one; "" for random weights.
         trained: "all", "none" (frozen) or "lora".
@@ -36,6 +37,7 @@ class VolumeEncoderConfig:
     width: int = 256
     depth: int = 3
     region_voxels: Literal[8, 16] = 16
+    cell_voxels: Literal[2, 4] = 4
     pretrained: str = ""
     trained: str = "all"
     lora_rank: int = 8

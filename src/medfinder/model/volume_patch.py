@@ -1,7 +1,8 @@
-"""The volume network for a CPU: overlapping patches become cells, then dense convolutions on cells.
+"""Overlapping patches become cells, then dense convolutions on cells, halved on the way to regions.
 
 Convolutions at full resolution are bound by memory on a CPU. One that strides by 4 voxels leaves
-a grid of cells on which products are large enough to run near the machine's peak.
+a grid of cells on which products are large enough to run near the machine's peak; one that strides
+by 2 sees what is small, for two to four times the work.
 """
 
 import itertools
@@ -20,7 +21,8 @@ from medfinder.model.volume_encoder import (
 )
 from medfinder.volume.preprocess import PreprocessConfig
 
-CELL_EDGE = 6  # voxels along an axis that a cell sees; its neighbour begins 4 further
+CELL_EDGES = {2: 4, 4: 6}
+"""Voxels along an axis from one cell to the next -> that a cell sees."""
 
 
 class Bottleneck(nn.Module):
@@ -58,12 +60,16 @@ class Step(nn.Sequential):
 class PatchNetwork(VolumeEncoder):
     """Volumes -> one region for each 8 x 8 x 8 or 16 x 16 x 16 voxels.
 
+    Every halving of the grid doubles the features, up to `width`.
+
     Args:
         n_channels: Of the input.
         size: Of the input along (D, H, W), multiples of `region_voxels`.
         width: Features of a region; a multiple of 8.
-        depth: Blocks on the grid of 8 voxels; as many, at most 2, on the grid of 16.
+        depth: Blocks on the grids of 4 (where cells are of 2) and 8 voxels; on that of 16 as many,
+            at most 2.
         region_voxels: 8 or 16.
+        cell_voxels: 2 or 4, from one cell to the next.
     """
 
     def __init__(
@@ -73,16 +79,22 @@ class PatchNetwork(VolumeEncoder):
         width: int,
         depth: int,
         region_voxels: int = 16,
+        cell_voxels: int = 4,
     ) -> None:
         super().__init__()
         edge = region_voxels
         self.n_regions = (size[0] // edge, size[1] // edge, size[2] // edge)
         self.width = width
         second = width if edge == 8 else width // 2
-        first = second // 2 if edge == 16 else second // 4
-        self.cells = Step(n_channels, first, CELL_EDGE, 4, 1)
+        first = second // 2 if edge == 16 or cell_voxels == 2 else second // 4
+        n_cells = first // 2 if cell_voxels == 2 else first
+        self.cells = Step(n_channels, n_cells, CELL_EDGES[cell_voxels], cell_voxels, 1)
         filters = next(self.cells.parameters())  # of the convolution
-        filters.data[:] = _waves(first)[:, None] / n_channels
+        filters.data[:] = _waves(n_cells, CELL_EDGES[cell_voxels])[:, None] / n_channels
+        self.detail: nn.Module = nn.Identity()
+        if cell_voxels == 2:
+            blocks = [Bottleneck(first) for _ in range(depth)]
+            self.detail = nn.Sequential(Step(n_cells, first, 3, 2, 1), *blocks)
         self.halve = Step(first, second, 3, 2, 1)
         self.fine = nn.Sequential(*[Bottleneck(second) for _ in range(depth)])
         self.coarsen: nn.Module = nn.Identity()
@@ -94,20 +106,20 @@ class PatchNetwork(VolumeEncoder):
 
     def forward(self, volumes: Tensor) -> Tensor:
         """(B, C, D, H, W) in 0..1 -> (B, N, width)."""
-        x = self.halve(self.cells((volumes - 0.5) * 4))
+        x = self.halve(self.detail(self.cells((volumes - 0.5) * 4)))
         x = self.coarse(self.coarsen(self.fine(x)))
         regions: Tensor = x.flatten(2).transpose(1, 2)
         return regions
 
 
-def _waves(n: int) -> Tensor:
+def _waves(n: int, edge: int) -> Tensor:
     """Return the `n` slowest cosines of a patch that have no mean, each with its negative.
 
-    (n, 6, 6, 6) of length 1: edges and blobs, not the noise that random filters start from.
+    (n, edge, edge, edge) of length 1: edges and blobs, not the noise that random filters start from.
     """
-    at = (torch.arange(CELL_EDGE) + 0.5) * math.pi / CELL_EDGE
-    wave = [(k * at).cos() for k in range(CELL_EDGE)]
-    slow = sorted(itertools.product(range(CELL_EDGE), repeat=3), key=lambda k: (sum(k), k))[1:]
+    at = (torch.arange(edge) + 0.5) * math.pi / edge
+    wave = [(k * at).cos() for k in range(edge)]
+    slow = sorted(itertools.product(range(edge), repeat=3), key=lambda k: (sum(k), k))[1:]
     made = torch.stack(
         [torch.einsum("d,h,w->dhw", wave[i], wave[j], wave[k]) for i, j, k in slow[: -(-n // 2)]]
     )
@@ -125,4 +137,6 @@ def build(config: VolumeEncoderConfig, preprocess: PreprocessConfig) -> VolumeEn
     check_untrained(config)
     edge = config.region_voxels
     size = input_size(preprocess, (edge, edge, edge))
-    return PatchNetwork(preprocess.n_channels, size, config.width, config.depth, edge)
+    return PatchNetwork(
+        preprocess.n_channels, size, config.width, config.depth, edge, config.cell_voxels
+    )

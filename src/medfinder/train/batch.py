@@ -7,7 +7,7 @@ two machines is the batch of a run on one.
 
 import random
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medfinder.errors import ConfigError, InputError
-from medfinder.train.augment import AugmentConfig, view
+from medfinder.train.augment import AugmentConfig, change, draw_change
 from medfinder.train.dataset import TrainingSet
 from medfinder.train.labels import encode_labels
 from medfinder.train.sampling import SamplingConfig, sample_text
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from medfinder.train.features import Features, Regions
 
 _ORDER, _TEXT, _VIEW, _STATEMENTS = range(4)
+_NOTHING = np.zeros(0, np.uint8)
+RESIDENT_SHARE = 1 / 8
+"""Of a GPU's memory that volumes may take, so that a step copies none to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +73,12 @@ class Batch:
     def views(self, which: int, part: slice = slice(None)) -> Tensor:
         """Return view number `which` of some studies, float32 in 0..1, the same at every call."""
         assert self.volumes is not None
-        volumes = self.volumes[part]
-        made = torch.empty(volumes.shape, device=volumes.device)
-        for volume, row, place in zip(volumes, self.rows[part], made, strict=True):
+        changes = []
+        for row in self.rows[part]:
             generator = torch.Generator()
             generator.manual_seed(mix(self.seed, self.step, _VIEW, int(row), which))
-            view(volume[None], self.augment, generator, place[None])
-        return made
+            changes.append(draw_change(self.augment, generator))
+        return change(self.volumes[part], changes)
 
     def regions(self, which: int, part: slice = slice(None)) -> Tensor:
         """Return `cached` features of view number `which` of some studies, (b, N, width) float32."""
@@ -138,6 +140,17 @@ class Batches:
         has = [i for i, r in enumerate(self.data.reports) if r or not self.needs_report]
         return np.array(has, np.int64)
 
+    @cached_property
+    def _resident(self) -> Tensor | None:
+        """All volumes on the GPU, where they are uint8 and take a small share of its memory."""
+        volumes = self.data.volumes
+        if self.features is not None or self.device.type != "cuda" or volumes.dtype != np.uint8:
+            return None
+        room = torch.cuda.get_device_properties(self.device).total_memory
+        if volumes.nbytes > RESIDENT_SHARE * room:
+            return None
+        return torch.from_numpy(np.asarray(volumes)).to(self.device)
+
     def drawn(self, step: int) -> npt.NDArray[np.int64]:
         """Return the rows of the set in the whole batch of a step, (size,).
 
@@ -169,6 +182,9 @@ class Batches:
             if self.features is not None:
                 kept.append((row, i, self._cached(step, row, i)))
                 continue
+            if self._resident is not None:
+                kept.append((row, i, _NOTHING))
+                continue
             volume = self.data.volumes[self.data.rows[i]]
             if volume.dtype.kind == "f" and not np.isfinite(volume).all():
                 unreadable.append(self.data.study_ids[i])
@@ -196,9 +212,15 @@ class Batches:
             if labels is not None and self.n_prompts:
                 statements = with_prompts(statements, self.labels, labels, chooser, self.n_prompts)
         arrays = [array for *_, array in kept]
+        volumes = None
+        if self._resident is not None:
+            places = self.data.rows[[i for _, i, _ in kept]]
+            volumes = self._resident[torch.from_numpy(places).to(self.device)]
+        elif self.features is None:
+            volumes = self._stacked(arrays)
         return Batch(
             study_ids=tuple(self.data.study_ids[i] for _, i, _ in kept),
-            volumes=self._stacked(arrays) if self.features is None else None,
+            volumes=volumes,
             rows=np.array([row for row, _, _ in kept], np.int64),
             texts=tuple(texts),
             reports=tuple(reports),

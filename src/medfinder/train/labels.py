@@ -34,26 +34,27 @@ SIZE_EDGES_MM = (10.0, 14.0, 20.0, 28.0, 40.0, 56.0)
 
 MEASURED = "measured"
 Attribute = tuple[str, str]  # group, value
+Told = dict[str, dict[str, set[str]]]  # finding -> group -> values
 
 
 def fit_labels(reports: Sequence[str], min_count: int = 20) -> tuple[str, ...]:
     """Return the labels that at least `min_count` reports hold, sorted: ``name`` or ``name|value``."""
-    counts = Counter(label for report in reports for label in set(_true(report)))
+    counts = Counter(label for report in reports for label in _true(_told(report)))
     return tuple(sorted(label for label, n in counts.items() if n >= min_count))
 
 
 def encode_labels(report: str, labels: Sequence[str]) -> npt.NDArray[np.int8]:
     """Return 1, 0 or -1 (unknown) for each label."""
-    told = _told(report)
-    true = _true(report)
     row = np.zeros(len(labels), np.int8)
-    for i, label in enumerate(labels):
-        if label in true:
-            row[i] = 1
-            continue
-        name, _, value = label.partition("|")
-        if value and name in told and _group(value) not in told[name]:
-            row[i] = -1
+    place, attributes = _columns(tuple(labels))
+    told = _told(report)
+    for name, groups in told.items():
+        for i, group in attributes.get(name, ()):
+            if group not in groups:
+                row[i] = -1
+    for label in _true(told):
+        if label in place:
+            row[place[label]] = 1
     return row
 
 
@@ -71,18 +72,30 @@ def prompt_of(label: str) -> str:
     return f"{said[0].upper()}{said[1:]}."
 
 
-def _true(report: str) -> set[str]:
-    found = set()
-    for name, groups in _told(report).items():
-        found.add(name)
+@lru_cache(maxsize=16)
+def _columns(
+    labels: tuple[str, ...],
+) -> tuple[dict[str, int], dict[str, list[tuple[int, str]]]]:
+    """Return the column of each label, and of each finding's attributes with their group."""
+    attributes: dict[str, list[tuple[int, str]]] = {}
+    for i, label in enumerate(labels):
+        name, _, value = label.partition("|")
+        if value:
+            attributes.setdefault(name, []).append((i, _group(value)))
+    return {label: i for i, label in enumerate(labels)}, attributes
+
+
+def _true(told: Told) -> set[str]:
+    found = set(told)
+    for name, groups in told.items():
         for values in groups.values():
             found |= {f"{name}|{value}" for value in values if value != MEASURED}
     return found
 
 
-def _told(report: str) -> dict[str, dict[str, set[str]]]:
+def _told(report: str) -> Told:
     """Return name -> group -> values of every finding a report asserts."""
-    told: dict[str, dict[str, set[str]]] = {}
+    told: Told = {}
     for a, b in sentences(report):
         for name, attributes in _sentence(report[a:b]):
             groups = told.setdefault(name, {})

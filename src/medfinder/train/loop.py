@@ -311,9 +311,10 @@ class _Run:
         )
         average(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        loss = float(terms.total.detach())
+        values = _values(terms, norm)
+        loss, size = values["loss"], values["norm"]
         bad = dict.fromkeys(batch.unreadable, "a voxel is not finite")
-        is_finite = math.isfinite(loss) and math.isfinite(float(norm))
+        is_finite = math.isfinite(loss) and math.isfinite(size)
         if not is_finite:
             bad |= self._culprits(batch)
         n_bad, n_not_finite = self._summed([len(bad), not is_finite])
@@ -330,7 +331,7 @@ class _Run:
         now.duration_s += took / self.fabric.world_size
         self.curves.step(
             now.step,
-            {"loss": loss, **_values(terms), "lr": rate, "norm": float(norm), "cpu_s": now.cpu_s},
+            {**values, "lr": rate, "cpu_s": now.cpu_s},
         )
         if now.n_skipped > max(MANY_SKIPPED, settings.max_bad_rate * now.step):
             raise InputError(
@@ -522,8 +523,11 @@ def _clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _values(terms: Terms) -> dict[str, float]:
-    return {name: float(term.detach()) for name, term in terms.named.items()}
+def _values(terms: Terms, norm: Tensor) -> dict[str, float]:
+    """Return a step's figures, by one wait for the device."""
+    named = {"loss": terms.total, **terms.named, "norm": norm}
+    together = torch.stack([x.detach().float() for x in named.values()])
+    return dict(zip(named, together.tolist(), strict=True))
 
 
 def _is_finite(tensors: Any) -> bool:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,13 @@ import numpy.typing as npt
 from medfinder.records import Finding
 from medfinder.report.findings import extract_findings
 from medfinder.report.sentences import sentences
-from medfinder.report.swap import swapped
+from medfinder.report.swap import swaps
 from medfinder.train.labels import prompt_of
 
 TRUE, FALSE, FALSE_BY_ATTRIBUTE, UNKNOWN = 1, 0, 2, -1
+
+_Place = tuple[str | None, str | None]  # side, lobe
+_Places = frozenset[_Place]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,44 +65,32 @@ def make_statements(
         n_told: Sentences with a present finding, each with one changed version, at most, a study.
         n_denied: Sentences that only deny, at most, a study.
     """
-    asserted: list[dict[str, list[Finding]]] = []
+    having: dict[str, dict[int, _Places]] = {}  # finding -> study -> where it has it
     chosen: list[tuple[int, str]] = []
     for i, report in enumerate(reports):
-        told: list[str] = []
-        denied: list[str] = []
-        present: dict[str, list[Finding]] = {}
-        for a, b in sentences(report):
-            found = claims(report[a:b])
-            for finding in found:
-                if finding.status == "present":
-                    present.setdefault(finding.name, []).append(finding)
-            if any(f.status == "present" for f in found):
-                told.append(report[a:b])
-            elif found:
-                denied.append(report[a:b])
-        asserted.append(present)
+        said = _said(report)
+        for name, places in said.present.items():
+            having.setdefault(name, {})[i] = places
+        told, denied = list(said.told), list(said.denied)
         chooser.shuffle(told)
         chooser.shuffle(denied)
         chosen += [(i, s) for s in told[:n_told] + denied[:n_denied]]
     texts = [sentence for _, sentence in chosen]
-    columns = [
-        np.array([_judge(claims(sentence), present) for present in asserted], np.int8)
-        for sentence in texts
-    ]
+    columns = [_judge(sentence, having, len(reports)) for sentence in texts]
     told_at, changed_at, owners = [], [], []
     for k, (i, sentence) in enumerate(chosen):
         columns[k][i] = TRUE
-        if not any(f.status == "present" for f in claims(sentence)):
+        if not _claimed(sentence).asserted:
             continue
-        other = swapped(sentence, chooser)
-        if other is None:
+        options = _options(sentence)
+        if not options:
             continue
         column = np.full(len(reports), UNKNOWN, np.int8)
         column[i] = FALSE_BY_ATTRIBUTE
         told_at.append(k)
         changed_at.append(len(texts))
         owners.append(i)
-        texts.append(other)
+        texts.append(options[int(chooser.random() * len(options))])
         columns.append(column)
     truth = np.stack(columns, 1) if columns else np.zeros((len(reports), 0), np.int8)
     at = (np.array(rows, np.int64) for rows in (told_at, changed_at, owners))
@@ -137,22 +129,84 @@ def with_prompts(
     )
 
 
-def _judge(found: tuple[Finding, ...], present: dict[str, list[Finding]]) -> int:
-    """Tell whether what a sentence claims holds for a study that has these findings."""
-    said = [f for f in found if f.status == "present"]
-    if not said:
-        return FALSE if any(f.name in present for f in found) else TRUE
-    shared = [f for f in said if f.name in present]
-    if not shared:
-        return FALSE
-    if all(all(_differs(f, other) for other in present[f.name]) for f in shared):
-        return FALSE_BY_ATTRIBUTE
-    return UNKNOWN
+class _Said(NamedTuple):
+    """What a report says.
+
+    Attributes:
+        told: Its sentences that assert a finding.
+        denied: Its sentences that only deny.
+        present: Finding -> where it is said to be.
+    """
+
+    told: tuple[str, ...]
+    denied: tuple[str, ...]
+    present: dict[str, _Places]
 
 
-def _differs(a: Finding, b: Finding) -> bool:
-    sides = {a.laterality, b.laterality}
-    if sides == {"left", "right"}:
-        return True
-    lobes = {a.location, b.location}
-    return len(lobes) == 2 and all(place is not None and "lobe" in place for place in lobes)
+class _Claimed(NamedTuple):
+    """What a sentence claims: findings with their place, and names that it denies."""
+
+    asserted: tuple[tuple[str, _Place], ...]
+    denied: tuple[str, ...]
+
+
+@lru_cache(maxsize=200_000)
+def _said(report: str) -> _Said:
+    told: list[str] = []
+    denied: list[str] = []
+    present: dict[str, set[_Place]] = {}
+    for a, b in sentences(report):
+        claimed = _claimed(report[a:b])
+        for name, place in claimed.asserted:
+            present.setdefault(name, set()).add(place)
+        if claimed.asserted:
+            told.append(report[a:b])
+        elif claimed.denied:
+            denied.append(report[a:b])
+    return _Said(
+        tuple(told), tuple(denied), {name: frozenset(places) for name, places in present.items()}
+    )
+
+
+@lru_cache(maxsize=200_000)
+def _claimed(sentence: str) -> _Claimed:
+    asserted, denied = [], []
+    for f in claims(sentence):
+        if f.status == "present":
+            lobe = f.location if f.location and "lobe" in f.location else None
+            asserted.append((f.name, (f.laterality, lobe)))
+        else:
+            denied.append(f.name)
+    return _Claimed(tuple(asserted), tuple(denied))
+
+
+@lru_cache(maxsize=400_000)
+def _options(sentence: str) -> tuple[str, ...]:
+    return tuple(swaps(sentence))
+
+
+def _judge(
+    sentence: str, having: dict[str, dict[int, _Places]], n: int
+) -> npt.NDArray[np.int8]:
+    """Tell of each of `n` studies whether what a sentence claims holds, (n,)."""
+    claimed = _claimed(sentence)
+    if not claimed.asserted:
+        column = np.full(n, TRUE, np.int8)
+        for name in claimed.denied:
+            column[list(having.get(name, ()))] = FALSE
+        return column
+    column = np.full(n, FALSE, np.int8)
+    for name, place in claimed.asserted:
+        for i, places in having.get(name, {}).items():
+            if column[i] != UNKNOWN:
+                column[i] = FALSE_BY_ATTRIBUTE if _differs(place, places) else UNKNOWN
+    return column
+
+
+@lru_cache(maxsize=100_000)
+def _differs(place: _Place, places: _Places) -> bool:
+    """Tell whether a place excludes all the others: the other side, or another lobe."""
+    return all(
+        {place[0], other[0]} == {"left", "right"} or (place[1] and other[1] and place[1] != other[1])
+        for other in places
+    )
