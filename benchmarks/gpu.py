@@ -9,7 +9,7 @@
 - The order of a convolution's axes in memory, and cuDNN's own search for kernels.
 - A whole run with validation and checkpoint, whose vectors are compared with the CPU's.
 
-Volumes are random bytes and weights random: speed does not depend on them. Reports are those of
+Volumes and weights are random: speed does not depend on them. Reports are those of
 phantoms. A BERT of BioBERT's size stands for BiomedCLIP's text tower too. Times are medians after
 warm-up, with the GPU waited for. Parts that come after the budget is used up are skipped, and named.
 
@@ -43,6 +43,7 @@ from throughput import CONFIGS, FrozenResNet, Published, write_bert
 
 from medfinder.config import load_config
 from medfinder.embed import Embedder
+from medfinder.errors import MedFinderError
 from medfinder.model.checkpoint import load_checkpoint, load_encoder_from
 from medfinder.model.dual_stream import DualStream
 from medfinder.model.encoder import EncoderEntry, encoders
@@ -73,9 +74,8 @@ class Scale:
         sizes: Of the input along (D, H, W); the first one's parts are measured most.
         n_studies: Of the training set.
         n_volumes: Different ones among them, to spare memory.
-        base: (batch, micro-batch) of base.toml, beside the recipe's own.
-        settings: For every recipe.
-        recipe: Settings of batches; () for the recipe's own.
+        small_batch: Studies a step of base.toml without cached gradients.
+        base_settings, paper_settings: For these recipes.
         published_batch: Studies a step.
         frozen_batch: Studies a step, and of the set, of the frozen network.
         cached_views: Of its features.
@@ -90,8 +90,7 @@ class Scale:
     sizes: tuple[Size, ...] = ((96, 224, 224), (160, 224, 224))
     n_studies: int = 128
     n_volumes: int = 32
-    base: tuple[tuple[int, int], ...] = ((16, 0),)
-    settings: tuple[str, ...] = ()
+    small_batch: int = 16
     base_settings: tuple[str, ...] = ()
     paper_settings: tuple[str, ...] = ()
     published_batch: int = 4
@@ -105,13 +104,15 @@ class Scale:
     row_s: float = 5.0
 
 
+# bfloat16 on a CPU: weight gradients of a channels-last 3D convolution hold chance values (torch 2.13)
+QUICK_SETTINGS = ("train.batch_size=8", "train.micro_batch=4", "train.precision=32-true")
 QUICK = Scale(
-    sizes=((16, 32, 32), (32, 32, 32)),
+    sizes=((16, 32, 32),),
     n_studies=8,
     n_volumes=4,
-    base=((4, 0),),
-    base_settings=("objective.label_min_count=1", "train.batch_size=8", "train.micro_batch=4"),
-    paper_settings=("train.batch_size=8", "train.micro_batch=4"),
+    small_batch=4,
+    base_settings=("objective.label_min_count=1", *QUICK_SETTINGS),
+    paper_settings=QUICK_SETTINGS,
     frozen_batch=4,
     embed_batch=2,
     n_embedded=4,
@@ -133,10 +134,8 @@ class Frozen(FrozenResNet):
     def region_features(self, batch: NDArray[Any]) -> NDArray[np.float16]:
         """Encode volumes in 0..255, eight at once."""
         with torch.no_grad():
-            parts = [
-                self.network(x.to(self.device) / 255)
-                for x in torch.from_numpy(batch).float().split(8)
-            ]
+            volumes = torch.split(torch.from_numpy(batch).float(), 8)
+            parts = [self.network(x.to(self.device) / 255) for x in volumes]
         regions: NDArray[np.float16] = torch.cat(parts).half().cpu().numpy()
         return regions
 
@@ -144,12 +143,12 @@ class Frozen(FrozenResNet):
 class Measuring:
     """Measures part by part into `figures`."""
 
-    def __init__(self, scale: Scale, device: torch.device, folder: Path) -> None:
-        self.scale, self.device, self.folder = scale, device, folder
+    def __init__(self, scale: Scale, device: torch.device, folder: Path, budget_s: float) -> None:
+        self.scale, self.device, self.folder, self.budget_s = scale, device, folder, budget_s
         studies = benchmark_studies("train", scale.n_studies)
         self.reports = [report_of(study) for study in studies]
         self.bert = write_bert(folder / "bert", self.reports, scale.text_depth)
-        self.random = np.random.default_rng(SEED)
+        self.made: dict[Size, NDArray[np.uint8]] = {}
         self.training: list[dict[str, Any]] = []
         self.embedding: list[dict[str, Any]] = []
         self.orders: list[dict[str, Any]] = []
@@ -161,6 +160,7 @@ class Measuring:
             "orders": self.orders,
             "skipped": [],
             "failed": {},
+            "wall_s": 0.0,
         }
 
     def parts(self) -> dict[str, Callable[[], None]]:
@@ -176,30 +176,43 @@ class Measuring:
         parts["a frozen network"] = partial(self.frozen, first)
         parts["a whole run"] = partial(self.whole, first)
         parts["orders in memory"] = partial(self.in_orders, first)
+        if self.device.type == "cuda":
+            parts["cuDNN's search"] = partial(self.in_orders, first, search=True)
         return parts
+
+    def has_time(self, what: str, seconds: float = 0.0) -> bool:
+        """Tell whether `seconds` more lie within the budget; else note what is skipped."""
+        has = time.perf_counter() - START + seconds <= self.budget_s
+        if not has:
+            self.figures["skipped"].append(what)
+            print(f"{what}: skipped, it would end after {self.budget_s:.0f} s", flush=True)
+        return has
 
     # -- parts
 
     def base(self, size: Size) -> None:
-        """Steps of base.toml, and volumes embedded with its model."""
+        """Time steps of base.toml, and volumes embedded with its model."""
         run = self.run("base.toml", size, self.scale.base_settings)
-        own = run.recipe.train.batch_size, run.recipe.train.micro_batch
-        for i, (batch, micro) in enumerate((*self.scale.base, own)):
-            self.training.append(
-                self.steps("base.toml", run, batch, micro, warm=0 if i else 2)
-            )  # a piece of the second is the first's batch: it is warm
+        batch, micro = run.recipe.train.batch_size, run.recipe.train.micro_batch
+        piece = self.steps("base.toml", run, self.scale.small_batch, 0, warm=2)
+        self.training.append(piece)
+        # the first passes of cached gradients are a third more; its pieces are warm
+        if self.has_time(f"batch {batch} at {edges(size)}", 4 / 3 * batch / piece["studies_per_s"]):
+            self.training.append(self.steps("base.toml", run, batch, micro, warm=0))
         self.embed(size, run.model)
 
     def paper(self, size: Size) -> None:
-        """Steps of paper.toml."""
+        """Time steps of paper.toml."""
         text = ["model.text.name=bert", f"model.text.pretrained={self.bert}"]
         run = self.run("paper.toml", size, [*text, *self.scale.paper_settings])
         batch, micro = run.recipe.train.batch_size, run.recipe.train.micro_batch
-        self.steps("paper.toml", run, micro, 0, warm=1, repeats=1)  # warms the pieces
-        self.training.append(self.steps("paper.toml", run, batch, micro, warm=0))
+        piece = self.steps("paper.toml", run, micro, 0, warm=1, repeats=2)
+        self.training.append(piece)
+        if self.has_time(f"batch {batch} at {edges(size)}", 4 / 3 * batch / piece["studies_per_s"]):
+            self.training.append(self.steps("paper.toml", run, batch, micro, warm=0))
 
     def published(self, size: Size) -> None:
-        """Steps of the published code, but for its reading."""
+        """Time steps of the published code, but for its reading."""
         from tokenizers import Tokenizer
 
         n = self.scale.published_batch
@@ -224,7 +237,6 @@ class Measuring:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            assert torch.isfinite(loss)
 
         half = torch.autocast(self.device.type, torch.bfloat16)
         for precision, autocast in (("32-true", contextlib.nullcontext()), ("bf16-mixed", half)):
@@ -232,7 +244,7 @@ class Measuring:
             self.training.append(row("the published code", size, n, 0, precision, took))
 
     def embed(self, size: Size, model: DualStream) -> None:
-        """Volumes embedded a second, prepared before: in float32 as a checkpoint is, and bfloat16."""
+        """Time prepared volumes: in float32, as a checkpoint is loaded, and in bfloat16."""
         n = self.scale.n_embedded
         volumes = self.volumes(size, n)
         ids = [str(i) for i in range(n)]
@@ -259,7 +271,7 @@ class Measuring:
         self.embedding[-1]["min_cosine_with_float32"] = float(cosines.min())
 
     def frozen(self, size: Size) -> None:
-        """A frozen network at every step, and its features made once."""
+        """Time a frozen network at every step, and its features made once."""
         n = self.scale.frozen_batch
         settings = [
             *self.scale.base_settings,
@@ -291,7 +303,7 @@ class Measuring:
         }
 
     def whole(self, size: Size) -> None:
-        """A run with validation and checkpoint; its vectors on this device and on the CPU."""
+        """Run to a checkpoint; compare its vectors on this device with the CPU's."""
         n_steps = self.scale.run_steps
         recipe = self.recipe(
             "base.toml", size, [*self.scale.base_settings, f"train.steps={n_steps}"]
@@ -321,11 +333,10 @@ class Measuring:
             "min_cosine_with_cpu": float(cosines.min()),
         }
 
-    def in_orders(self, size: Size) -> None:
-        """The same step with weights in other orders, and with cuDNN's search."""
+    def in_orders(self, size: Size, search: bool = False) -> None:
+        """Time the same step with weights in other orders, also with cuDNN's search."""
         run = self.run("base.toml", size, self.scale.base_settings)
         network: Any = run.model.volume.network
-        batch, micro = self.scale.base[0]
         orders: dict[str, tuple[tuple[nn.Module, torch.memory_format], ...]] = {
             "channels last": ((network, torch.channels_last_3d),),
             "C order": ((network, torch.contiguous_format),),
@@ -334,8 +345,8 @@ class Measuring:
                 (network.conv1, torch.contiguous_format),
             ),
         }
-        for search in (False, True):
-            torch.backends.cudnn.benchmark = search
+        torch.backends.cudnn.benchmark = search
+        try:
             for name, changes in orders.items():
                 for module, order in changes:
                     for parameter in module.parameters():
@@ -343,22 +354,23 @@ class Measuring:
                             parameter.data = reordered(parameter.data, order)
                 run.optimizer.zero_grad()
                 run.optimizer.state.clear()  # moments lie as their parameters do
-                took = self.steps("base.toml", run, batch, micro, warm=2)
+                took = self.steps("base.toml", run, self.scale.small_batch, 0, warm=2, repeats=3)
                 self.orders.append({"order": name, "cudnn_search": search, **took})
-        torch.backends.cudnn.benchmark = False
+        finally:
+            torch.backends.cudnn.benchmark = False
 
     def profile(self) -> None:
         """Print which kernels a step of base.toml spends its time in."""
         from torch.profiler import ProfilerActivity, profile
 
         run = self.run("base.toml", self.scale.sizes[0], self.scale.base_settings)
-        batch, micro = self.scale.base[0]
-        self.steps("base.toml", run, batch, micro, warm=1, repeats=1)
+        batch = self.scale.small_batch
+        self.steps("base.toml", run, batch, 0, warm=1, repeats=1)
         on_gpu = self.device.type == "cuda"
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with profile(activities=kinds) as seen:
-            self.steps("base.toml", run, batch, micro, warm=0, repeats=1)
-        by = "cuda_time_total" if on_gpu else "cpu_time_total"
+            self.steps("base.toml", run, batch, 0, warm=0, repeats=1)
+        by = "device_time_total" if on_gpu else "cpu_time_total"
         print(seen.key_averages().table(sort_by=f"self_{by}", row_limit=30))
 
     # -- what parts share
@@ -373,6 +385,7 @@ class Measuring:
             "train.logger=none",
             "train.validate_every=1000000",
             "train.checkpoint_every=1000000",
+            "objective.labels_first=0.0",  # a step with every term
         ]
         return load_config(RecipeConfig, CONFIGS / config, [*own, *settings])
 
@@ -407,12 +420,12 @@ class Measuring:
             took = self.timed(lambda: run._step(ahead), warm=warm, repeats=repeats)
         finally:
             ahead.close()
-        assert not run.standing.n_skipped, "a loss or gradient was not finite"
         size = run.recipe.model.preprocess.size
         assert size is not None
         return {
             **row(name, size, batch, micro, settings.precision, took),
             "batch_made_s": made_s,
+            "n_skipped": run.standing.n_skipped,
         }
 
     def timed(self, step: Callable[[], object], *, warm: int, repeats: int = 0) -> "Took":
@@ -438,22 +451,35 @@ class Measuring:
         return time.perf_counter()
 
     def volumes(self, size: Size, n: int) -> NDArray[np.uint8]:
-        """Return random volumes, (n, 1, D, H, W)."""
-        return self.random.integers(0, 256, (n, 1, *size), np.uint8)
+        """Return random blocks of 8 voxels with noise upon them, (n, 1, D, H, W).
+
+        Noise alone would look the same everywhere to the last layers, whose batch normalisation
+        would then divide by almost nothing.
+        """
+        if size not in self.made:
+            n_made, random = self.scale.n_volumes, np.random.default_rng(SEED)
+            shape = n_made, 1, *(edge // 8 for edge in size)
+            blocks = random.integers(0, 192, shape, np.uint8)
+            made = random.integers(0, 64, (n_made, 1, *size), np.uint8)
+            for axis in (2, 3, 4):
+                blocks = blocks.repeat(8, axis)
+            made += blocks
+            self.made[size] = made
+        return self.made[size][:n]
 
     def data(self, recipe: RecipeConfig, n: int, split: str = "train") -> TrainingSet:
         """Return studies with reports, which share a few random volumes."""
         size = recipe.model.preprocess.size
         assert size is not None
         names = tuple(f"{split}-{i}" for i in range(n))
-        n_volumes = min(n, self.scale.n_volumes)
+        volumes = self.volumes(size, n)
         return TrainingSet(
             study_ids=names,
             patient_ids=names,
-            volumes=self.volumes(size, n_volumes),
+            volumes=volumes,
             reports=tuple((report,) for report in self.reports[:n]),
             preprocess=recipe.model.preprocess,
-            rows=np.arange(n) % n_volumes,
+            rows=np.arange(n) % len(volumes),
         )
 
 
@@ -488,6 +514,7 @@ def reordered(weight: Tensor, order: torch.memory_format) -> Tensor:
 
 def describe(device: torch.device) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
+    cudnn: Any = torch.backends.cudnn
     return {
         "name": torch.cuda.get_device_name(device) if on_gpu else "CPU",
         "memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30
@@ -495,7 +522,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": cudnn.version(),
     }
 
 
@@ -550,18 +577,19 @@ def main() -> None:
     device = torch.device("cpu") if given.quick else torch.device("cuda", 0)
     scale = QUICK if given.quick else Scale()
     with tempfile.TemporaryDirectory() as folder:
-        measuring = Measuring(scale, device, Path(folder))
+        measuring = Measuring(scale, device, Path(folder), given.budget_s)
         figures = measuring.figures
         for name, part in measuring.parts().items():
-            if time.perf_counter() - START > given.budget_s:
-                figures["skipped"].append(name)
-                print(f"{name}: skipped, {given.budget_s:.0f} s are over", flush=True)
+            if not measuring.has_time(name):
                 continue
             begin = time.perf_counter()
             try:
                 part()
-            except RuntimeError as error:  # out of memory too: the other parts are measured still
-                figures["failed"][name] = str(error).splitlines()[0]
+            except (
+                RuntimeError,
+                MedFinderError,
+            ) as error:  # such as out of memory: the other parts are measured still
+                figures["failed"][name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 print(f"{name}: {figures['failed'][name]}", flush=True)
             free(device)
             print(f"{name}: {time.perf_counter() - begin:.1f} s", flush=True)

@@ -2,15 +2,16 @@
 
 Every row starts from a file of ``configs/`` and keeps what makes a recipe (objective, sampling,
 views, fusion, normalisation, temperature, batch); networks, input and dimension are those of
-``configs/tiny.toml``, so that a CPU can train all of them and only the recipe differs. The learning
-rate of each family is the best of the same few, by a short run on ``val``. Nothing is chosen on a
-test split.
+``configs/tiny.toml``, so that a CPU can train all of them and only the recipe differs. Row ``base``
+alone has the larger network of ``configs/small.toml``. The learning rate of each family is the best
+of the same few, by a short run on ``val``. Nothing is chosen on a test split.
 
 Every run is a folder that its whole configuration names: stop the script and start it again, and it
 goes on; a run that is there is not run twice.
 
-Run: ``python benchmarks/recipes.py [--quick] [--seen 96000] [--seeds 0 1 2] [--rows paper tiny]
-[--jobs 2]``, then ``--table`` with the same numbers to write ``results/recipes.json``.
+Run: ``python benchmarks/recipes.py [--quick] [--device cuda] [--seen 96000] [--seeds 0 1 2]
+[--rows paper tiny] [--jobs 2]``, then ``--table`` with the same numbers to write
+``results/recipes.json``.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 from multiprocessing import get_context
@@ -51,16 +52,19 @@ SPLITS: tuple[BenchmarkSplit, ...] = (
     "shifted",
 )
 WAYS = ("report_to_volume", "volume_to_report")
-N_VALIDATIONS = 8
+N_VALIDATIONS = 4
 """Of each run, however long; the best of them is measured. Not counted as training time."""
 N_DRAWS = 4000
+N_WARM, N_PROFILED = 3, 5
+"""Steps before those whose kernels are timed, and those."""
 N_SEEDS = 3
 """That every row is to have."""
 MARGIN = 1.0
 """Points of R@10: a component whose gain is surely smaller than this does not help."""
 REFERENCES = "references"
-EQUAL_CPU = "=cpu"
-"""Ends the name of a row that gets the CPU seconds that `OURS` took, not its number of studies."""
+EQUAL_COMPUTE = "=compute"
+"""Ends the name of a row that gets the compute that `OURS` took, not its number of studies: CPU
+seconds of its steps, or on a GPU seconds of its steps' kernels."""
 OURS = "tiny"
 
 
@@ -89,7 +93,7 @@ class Row:
     @property
     def family(self) -> str:
         """The row whose learning rate it has."""
-        return "tiny" if self.start == "base" else self.start
+        return self.start
 
 
 WHOLE = {"sampling": {"text": "whole"}}
@@ -101,8 +105,8 @@ ROWS = {
     "paper": Row("the paper's method", "paper"),
     "base": Row("ours, base.toml", "base"),
     "tiny": Row("ours, tiny.toml", "tiny"),
-    "published_code=cpu": Row("published code, equal CPU", "published_code"),
-    "paper=cpu": Row("the paper's method, equal CPU", "paper"),
+    "published_code=compute": Row("published code, equal compute", "published_code"),
+    "paper=compute": Row("the paper's method, equal compute", "paper"),
     # what the paper adds to a contrastive loss, taken from the paper's method one at a time …
     "paper-text_sampling": Row("paper − text sampling", "paper", WHOLE, "text sampling"),
     "paper-view_mse": Row(
@@ -141,7 +145,7 @@ ROWS = {
 }
 QUICK = (
     "published_code",
-    "published_code=cpu",
+    "published_code=compute",
     "paper",
     "paper-fusion",
     "tiny",
@@ -149,19 +153,23 @@ QUICK = (
     REFERENCES,
 )
 SIZE_OF_A_MODEL = ("volume", "text", "preprocess", "dim", "layout_width", "n_signs")
+SIZES = {"base": "small"}
+"""Row's file -> the file whose network and input it has, where that is not tiny.toml."""
 PAPERS = ("text sampling", "L_mse", "cross-attention")
 
 NOTES = (
-    "Networks, input (lung frame, curve scaling), joint dimension and CPU settings of every row are "
-    "those of configs/tiny.toml; so is base.toml's schedule and batch, which are meant for a GPU. "
+    "Networks, input (lung frame, curve scaling) and joint dimension of every row are those of "
+    "configs/tiny.toml, but of base, which has the larger network of configs/small.toml, and takes "
+    "more compute for the same number of studies; its batch and schedule are those of tiny.toml. "
     "The published code's min-max scaling and foreground crop are not done: they would need all "
     "volumes drawn again, and the lung frame, which shows the same region at the same place, favours "
     "that row. Its BioBERT is not on this machine: a frozen MiniLM (all-MiniLM-L6-v2) stands for it; "
     "the random window of its evaluation is not copied, the first 100 tokens are read. The paper's "
     "text tower is ours, trained. All rows read four paraphrases of each training report. "
     "Learning rates: the same few for each family, one seed, a short run, R@10 on val; tiny.toml "
-    "itself was found on val before, with more runs than that (docs/log.md). Equal CPU: the seconds "
-    "of training steps that tiny took with the same seed. Checkpoint of each run: the best of its "
+    "itself was found on val before, with more runs than that (docs/log.md). Equal compute: the CPU "
+    "seconds of training steps that tiny took with the same seed, or on a GPU the seconds of kernels, "
+    "a step's measured alone on the card. Checkpoint of each run: the best of its "
     "validations by R@10 on val. Intervals of a row: 95 % over patients, ends averaged over seeds; of "
     "a difference: seeds and patients drawn again together, and three seeds say little of seeds. "
     "p-values: permutation of patients over the pooled seeds, Holm over rows. Shortcut rows are told "
@@ -171,17 +179,18 @@ NOTES = (
 
 @cache
 def settings_of(name: str) -> dict[str, Any]:
-    """Return a file of ``configs/`` at the size of tiny.toml."""
+    """Return a file of ``configs/`` at the size of tiny.toml, or of what `SIZES` says."""
     own = to_dict(load_config(RecipeConfig, CONFIGS / f"{name}.toml"))
     tiny = to_dict(load_config(RecipeConfig, CONFIGS / "tiny.toml"))
+    size = to_dict(load_config(RecipeConfig, CONFIGS / f"{SIZES.get(name, 'tiny')}.toml"))
     text = own["model"]["text"]
-    own["model"] |= {key: tiny["model"][key] for key in SIZE_OF_A_MODEL if key in tiny["model"]}
-    own["train"] |= {key: tiny["train"][key] for key in ("micro_batch", "precision", "devices")}
+    own["model"] |= {key: size["model"][key] for key in SIZE_OF_A_MODEL if key in size["model"]}
+    own["train"] |= {key: size["train"][key] for key in ("micro_batch", "precision", "devices")}
     if name == "published_code":
         own["model"]["text"] = text | {"name": "minilm", "pretrained": ""}
     if name == "base":
-        own["train"] = tiny["train"]
-    own["train"] |= {"accelerator": "cpu", "logger": "none", "max_cpu_s": 0.0, "max_s": 0.0}
+        own["train"] = size["train"] | {"batch_size": tiny["train"]["batch_size"]}
+    own["train"] |= {"logger": "none", "max_cpu_s": 0.0, "max_s": 0.0}
     return own
 
 
@@ -202,8 +211,6 @@ def rows() -> dict[str, Row]:
         if row.changes and changed(settings_of(row.start), row.changes) == settings_of(row.start):
             continue
         found[name] = row
-    if settings_of("base") == settings_of("tiny"):
-        del found["base"]
     return found
 
 
@@ -246,12 +253,14 @@ class Plan:
         data: The pools.
         seen: Studies that a run sees, repeats counted.
         tune_seen: The same of a run that tries a learning rate.
+        device: "cpu" or "cuda".
         overrides: Of every row; for `--quick`.
     """
 
     data: pools.Data
     seen: int
     tune_seen: int
+    device: str = "cpu"
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def tuning(self, family: str, rate: float) -> Job:
@@ -278,21 +287,28 @@ class Plan:
         rate = self.rate(row.family)
         if rate is None:
             return None
-        if not name.endswith(EQUAL_CPU):
+        if not name.endswith(EQUAL_COMPUTE):
             return self._job(name, row, rate, seed, self.seen)
-        equal = self.result(name.removesuffix(EQUAL_CPU), seed)
+        equal = self.result(name.removesuffix(EQUAL_COMPUTE), seed)
         ours = self.result(OURS, seed)
         if equal is None or ours is None or "failed" in ours:
             return None
         if "failed" in equal:  # it diverged; more of the same will too
             return self._job(name, row, rate, seed, self.seen)
-        seen = round(equal["n_seen"] * ours["cpu_s"] / equal["cpu_s"])
-        return self._job(name, row, rate, seed, seen, max_cpu_s=round(ours["cpu_s"], 1))
+        seen = round(equal["n_seen"] * ours["compute_s"] / equal["compute_s"])
+        budget = round(ours["cpu_s"], 1) if self.device == "cpu" else 0.0
+        return self._job(name, row, rate, seed, seen, max_cpu_s=budget)
 
     def result(self, name: str, seed: int) -> dict[str, Any] | None:
         """Return what a run found."""
         job = self.job(name, seed)
         return None if job is None else result_of(job)
+
+    def timed(self) -> list[Job]:
+        """List a run of each row whose kernels are timed, where they were not."""
+        names = [OURS, *(row.start for name, row in ROWS.items() if name.endswith(EQUAL_COMPUTE))]
+        jobs = [self._job(name, ROWS[name], rates()[0], 0, self.seen) for name in [*names, "base"]]
+        return [job for job in jobs if not kernels_of(job.recipe, self.data).is_file()]
 
     @property
     def references(self) -> Path:
@@ -312,7 +328,10 @@ class Plan:
         settings = changed(changed(settings_of(row.start), row.changes), self.overrides)
         steps = max(1, seen // settings["train"]["batch_size"])
         every = ceil(steps / N_VALIDATIONS)
+        if self.device == "cpu":
+            settings["train"]["precision"] = "32-true"
         settings["train"] |= {
+            "accelerator": self.device,
             "lr": rate,
             "seed": seed,
             "steps": steps * 10 if max_cpu_s else steps,  # the budget ends it
@@ -402,7 +421,12 @@ def run(job: Job) -> str:
             "n_trained": sum(p.numel() for p in done.model.parameters() if p.requires_grad),
             "cpu_s": done.cpu_s,
             "duration_s": done.duration_s,
+            "compute_s": done.cpu_s,
         }
+        if job.recipe.train.accelerator == "cuda":
+            timed = kernels_of(job.recipe, job.data)
+            a_step = _read(str(timed))["seconds"] if timed.is_file() else float("nan")
+            result["compute_s"] = done.n_steps * a_step
         if job.is_measured:
             encoder = JointEncoder(load_checkpoint(done.checkpoint))
             result |= {"splits": {}, "headline": {}}
@@ -427,6 +451,41 @@ def run(job: Job) -> str:
         f"{job.name}: {json.dumps(found)}, {result['cpu_s']:.0f} CPU-s of steps, "
         f"{time.monotonic() - start:.0f} s"
     )
+
+
+def kernels_of(recipe: RecipeConfig, data: pools.Data) -> Path:
+    """Return the file that says how long the kernels of a step take on the GPU."""
+    what = to_dict(recipe)
+    what["train"] |= {"seed": 0, "lr": 0.0, "steps": 0, "validate_every": 0, "checkpoint_every": 0}
+    return data.folder / "runs" / f"kernels-{_hash(what)}.json"
+
+
+def time_kernels(job: Job) -> str:
+    """Time the kernels of a step after `labels_first`, the dearer part, alone on the card."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from medfinder.train.loop import fit
+
+    profiler = profile(activities=[ProfilerActivity.CUDA])
+    first, last = N_WARM, N_WARM + N_PROFILED
+
+    def between(step: int, steps: int) -> None:
+        if step == first:
+            profiler.start()
+        if step == last:
+            profiler.stop()
+
+    path = kernels_of(job.recipe, job.data)
+    short = replace(
+        job.recipe,
+        objective=replace(job.recipe.objective, labels_first=0.0),
+        train=replace(job.recipe.train, steps=last + 1, validate_every=last + 1),
+    )
+    fit(short, *training_sets(job.data), path.with_suffix(""), progress=between)
+    kernels = sum(event.self_device_time_total for event in profiler.key_averages())
+    seconds = kernels / 1e6 / N_PROFILED
+    _write(path, {"seconds": seconds})
+    return f"{job.name}: kernels take {1000 * seconds:.2f} ms a step"
 
 
 def won(given: pools.Answers) -> dict[str, NDArray[np.float64]]:
@@ -462,6 +521,24 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def read_ahead(data: pools.Data) -> None:
+    """Read what every run reads of reports; processes that are forked after that share it."""
+    import random
+
+    from medfinder.model.text_sentences import SentenceNetwork
+    from medfinder.train.statements import make_statements
+
+    train, _ = training_sets(data)
+    texts = [text for reports in train.reports for text in reports]
+    network = SentenceNetwork(width=32, depth=1, max_tokens=1)
+    network.fit_tokenizer(texts)
+    network.tokenize(texts)
+    for start in range(0, len(texts), 64):
+        make_statements(texts[start : start + 64], random.Random(0))
+    for split in SPLITS:
+        pools.questions(data, split)
+
+
 def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int], n_jobs: int) -> bool:
     """Run what is missing, each as soon as what it waits for is there; return whether all went well."""
     asked = [name for name in names if name in ROWS]
@@ -470,9 +547,16 @@ def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int], n_jobs: int)
     todo += [(REFERENCES,)] if REFERENCES in names else []
     todo += [(name, seed) for seed in seeds for name in asked]
     went_well = True
+    method = "spawn"
+    if plan.device == "cuda":  # the GPU is first touched in the processes
+        read_ahead(plan.data)
+        method = "fork"
+        for job in plan.timed():
+            with ProcessPoolExecutor(1, mp_context=get_context(method)) as executor:
+                print(executor.submit(time_kernels, job).result(), flush=True)
     running: dict[Future[str], tuple[Any, ...]] = {}
     with ProcessPoolExecutor(
-        n_jobs, mp_context=get_context("spawn"), initializer=_one_thread
+        n_jobs, mp_context=get_context(method), initializer=_one_thread
     ) as executor:
         while True:
             for item in list(todo):
@@ -571,7 +655,7 @@ def summary(name: str, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         return row
     some = next(iter(good.values()))
     row |= {key: some["recipe"]["train"][key] for key in ("lr", "batch_size")}
-    for key in ("n_parameters", "n_trained", "n_seen", "n_steps", "cpu_s", "duration_s"):
+    for key in ("n_parameters", "n_trained", "n_seen", "n_steps", "compute_s", "duration_s"):
         row[key] = round(float(np.mean([run[key] for run in good.values()])), 1)
     row["val R@10"] = 100 * float(
         np.mean([run["validation"]["mean_success_at_10"] for run in good.values()])
@@ -759,7 +843,7 @@ def targets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         line(row, "seeds", len(measured.get(row, {}).get("seeds", [])), N_SEEDS)
         for way in WAYS:
             key, arrow = f"{way} R@1", way.replace("_to_", "→")
-            for other in ("published_code", "published_code=cpu"):
+            for other in ("published_code", "published_code=compute"):
                 what = f"R@1 {arrow}, times that of {ROWS[other].title}"
                 line(row, what, times(at(row, key), at(other, key)), 4)
             best = max((flat[key] for flat in shortcuts.values()), default=None)
@@ -801,13 +885,17 @@ def show(found: Mapping[str, Any]) -> None:
     for row in found["rows"].values():
         flat = {key: one["mean"] for key, one in row.get("test", {}).items()}
         lines.append(
-            {"row": row["title"], "seeds": len(row["seeds"]), "CPU-s": row.get("cpu_s", "diverged")}
+            {
+                "row": row["title"],
+                "seeds": len(row["seeds"]),
+                "compute s": row.get("compute_s", "diverged"),
+            }
             | {short: flat.get(key, "") for key, short in keys}
         )
     for name, of in found["references"].items():
         flat = of["test"]
         lines.append(
-            {"row": name, "seeds": "", "CPU-s": ""}
+            {"row": name, "seeds": "", "compute s": ""}
             | {short: flat.get(key, "") for key, short in keys}
         )
     print(table(lines))
@@ -849,6 +937,7 @@ def main() -> None:
         help=f"default: all of {', '.join(rows())}, {REFERENCES}",
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--table", action="store_true", help="only collect, write and print")
     parser.add_argument("--quick", action="store_true", help="64 small phantoms, a few steps")
     args = parser.parse_args()
@@ -860,7 +949,7 @@ def main() -> None:
     data = pools.Data(
         args.folder, n_train=args.n_train, preprocess=preprocess, workers=max(2, args.jobs)
     )
-    plan = Plan(data, args.seen, args.tune_seen or args.seen // 4)
+    plan = Plan(data, args.seen, args.tune_seen or args.seen // 4, args.device)
     if args.quick:
         data = pools.Data(
             args.folder / "quick",
@@ -874,7 +963,7 @@ def main() -> None:
             workers=max(2, args.jobs),
         )
         small = {"train": {"batch_size": 4}, "objective": {"label_min_count": 5}}
-        plan = Plan(data, seen=24, tune_seen=8, overrides=small)
+        plan = Plan(data, seen=24, tune_seen=8, device=args.device, overrides=small)
     if not args.table:
         for split in ("train", "val", *SPLITS):
             data.pool(split, _drawing(split))

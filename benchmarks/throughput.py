@@ -198,7 +198,7 @@ class Published(nn.Module):
         with torch.no_grad():
             states = self.text(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
         similar = self.text_head(states) @ self.volume_head(self.volume(volumes)).T / 0.07
-        return F.cross_entropy(similar, torch.arange(len(volumes)))
+        return F.cross_entropy(similar, torch.arange(len(volumes), device=volumes.device))
 
 
 def published(

@@ -195,6 +195,9 @@ def benchmarks_page() -> str:
     if (results / "throughput.json").is_file():
         record = json.loads((results / "throughput.json").read_text(encoding="utf-8"))
         lines += training_section(record["figures"])
+    if (results / "gpu.json").is_file():
+        record = json.loads((results / "gpu.json").read_text(encoding="utf-8"))
+        lines += gpu_section(record["figures"])
     if (results / "checkpoint.json").is_file():
         record = json.loads((results / "checkpoint.json").read_text(encoding="utf-8"))
         lines += checkpoint_section(record["figures"])
@@ -246,6 +249,80 @@ def training_section(figures: dict[str, Any]) -> list[str]:
         f"running it at every step costs {ratio('frozen_over_cached')} as much; making them pays after",
         f"{features['epochs_until_it_pays']:.1f} epochs.",
     ]
+
+
+def gpu_section(figures: dict[str, Any]) -> list[str]:
+    """Return the lines on one GPU, from ``gpu.json``; parts that were skipped are named."""
+    device = figures["device"]
+    memory = f" ({device['memory_gib']:.0f} GiB)" if device["memory_gib"] else ""
+    arithmetic = {"32-true": "float32", "bf16-mixed": "bfloat16, mixed"}
+
+    def cells(row: dict[str, Any]) -> str:
+        peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
+        return f"{row['s_a_step']:.3g} | {row['studies_per_s']:.3g} | {peak} |"
+
+    def edges(row: dict[str, Any]) -> str:
+        return "×".join(map(str, row["size"]))
+
+    lines = [
+        "",
+        "## One GPU, full input size (`gpu.py`)",
+        "",
+        f"{device['name']}{memory}, torch {device['torch']}, CUDA {device['cuda']}, cuDNN",
+        f"{device['cudnn']}. A step as a run takes it, its batch made ahead in a thread; of the",
+        "published code the networks and the loss, without reading files. Random volumes and weights;",
+        "BioBERT's architecture stands for BiomedCLIP's text tower too. float32 is torch's default, with",
+        "convolutions in TF32. Memory is the most that torch held.",
+        "",
+        "| | input | arithmetic | batch | at once | s a step | studies a second | GiB |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {row['recipe']} | {edges(row)} | {arithmetic[row['precision']]} | {row['batch']} "
+            f"| {row['micro_batch'] or 'all'} | {cells(row)}"
+            for row in figures["training"]
+        ),
+    ]
+    if figures["embedding"]:
+        lines += ["", "Volumes embedded by `base.toml`'s model, prepared before:", ""]
+        lines += ["| input | arithmetic | at once | volumes a second |", "|---|---|---|---|"]
+        for row in figures["embedding"]:
+            lines.append(
+                f"| {edges(row)} | {row['dtype']} | {row['batch']} | {row['volumes_per_s']:.3g} |"
+            )
+    if "frozen" in figures:
+        frozen = figures["frozen"]
+        every, cached = (frozen[way]["studies_per_s"] for way in ("every_step", "cached"))
+        lines += [
+            "",
+            f"A frozen ResNet-18 at {edges(frozen)}, batch {frozen['batch']}: {every:.3g} studies a "
+            "second run at every",
+            f"step, {cached:.3g} with its features made once (`train.cached_views = "
+            f"{frozen['cached_views']}`); {frozen['fill_views_per_s']:.3g} views",
+            "a second are made.",
+        ]
+    if figures["orders"]:
+        lines += [
+            "",
+            "`base.toml` by the order of its convolutions in memory (ours is channels last), and with",
+            "cuDNN's own search for kernels (ours is without):",
+            "",
+            "| order | search | s a step | studies a second | GiB |",
+            "|---|---|---|---|---|",
+        ]
+        for row in figures["orders"]:
+            search = "yes" if row["cudnn_search"] else "no"
+            lines.append(f"| {row['order']} | {search} | {cells(row)}")
+    if "run" in figures:
+        run = figures["run"]
+        lines += [
+            "",
+            f"The vectors of a run of {run['n_steps']} steps are those of the CPU to a cosine of at "
+            f"least {run['min_cosine_with_cpu']:.5f}.",
+        ]
+    if figures["skipped"] or figures["failed"]:
+        left_out = [*figures["skipped"], *figures["failed"]]
+        lines += ["", f"Not measured: {'; '.join(left_out)}."]
+    return lines
 
 
 WAYS = {"report_to_volume": "report→volume", "volume_to_report": "volume→report"}
@@ -390,14 +467,14 @@ def recipes_section(figures: dict[str, Any], notes: str) -> list[str]:
     lines += ["", "### Runs", ""]
     lines += ["R@10 of the worst and the best seed; learning rates are chosen on `val`:", ""]
     lines += [
-        "| row | seeds | rate | batch | parameters trained | studies seen | CPU-s | report→volume | volume→report |"
+        "| row | seeds | rate | batch | parameters trained | studies seen | compute, s | report→volume | volume→report |"
     ]
     lines += ["|---" * 9 + "|"]
     for row in rows.values():
         cells = [row["title"], str(len(row["seeds"]))]
         if "test" in row:
             cells += [f"{row['lr']:g}", str(row["batch_size"]), f"{row['n_trained']:,.0f}"]
-            cells += [f"{row['n_seen']:,.0f}", f"{row['cpu_s']:,.0f}"]
+            cells += [f"{row['n_seen']:,.0f}", f"{row['compute_s']:,.0f}"]
             spread = [row["test"][f"{way} R@10"] for way in WAYS]
             cells += [f"{one['min']:.1f}–{one['max']:.1f}" for one in spread]
         else:

@@ -15,7 +15,14 @@ import pytest
 import torch
 
 from medfinder.config import to_dict
-from medfinder.errors import ArtifactError, InputError, MedFinderError, Mismatch, MissingExtra
+from medfinder.errors import (
+    ArtifactError,
+    ConfigError,
+    InputError,
+    MedFinderError,
+    Mismatch,
+    MissingExtra,
+)
 from medfinder.model.checkpoint import load_checkpoint
 from medfinder.model.dual_stream import DualStream
 from medfinder.model.joint_encoder import JointEncoder
@@ -197,13 +204,22 @@ def test_pieces_that_fit_in_memory_give_the_curve_of_the_whole_batch(tmp_path: P
 
 
 def test_half_precision_is_near_and_leaves_weights_as_they_are(
-    whole: tuple[Fitted, Path], tmp_path: Path
+    whole: tuple[Fitted, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "_has_bf16", lambda: True)  # of these small maps any CPU is capable
     fitted = trained(tmp_path, train={"steps": 2, "precision": "bf16-mixed"})
     first, exact = losses(tmp_path)[0], losses(whole[1])[0]
     assert first == pytest.approx(exact, rel=0.05)
     assert first != pytest.approx(exact, rel=1e-6)
     assert {p.dtype for p in fitted.model.parameters()} == {torch.float32}
+
+
+def test_half_precision_is_refused_where_a_cpu_would_get_it_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_has_bf16", lambda: False)
+    with pytest.raises(ConfigError, match="Set train.precision = '32-true'"):
+        trained(tmp_path, train={"steps": 2, "precision": "bf16-mixed"})
 
 
 def test_a_batch_of_one_can_be_trained(tmp_path: Path) -> None:

@@ -88,29 +88,7 @@ class SentenceNetwork(TextEncoder):
 
     def fit_tokenizer(self, texts: Sequence[str]) -> None:
         """Learn the word pieces of the training reports; the same texts give the same pieces."""
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-        def empty(vocabulary: dict[str, int] | None = None) -> Tokenizer:
-            model = models.WordPiece(vocabulary, unk_token="[UNK]")  # noqa: S106
-            tokenizer = Tokenizer(model)
-            tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
-            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-            return tokenizer
-
-        learning = empty()
-        texts = [_millimetres(text) for text in texts]
-        # The trainer numbers continuing letters in the order of a hash table, which is another in
-        # every run, and breaks ties between merges by these numbers. Given as special, they have
-        # fixed ones.
-        special = ["[PAD]", "[UNK]", *(f"##{letter}" for letter in _continuing(learning, texts))]
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=VOCABULARY_SIZE,
-            special_tokens=special,
-            min_frequency=2,
-            show_progress=False,
-        )
-        learning.train_from_iterator(texts, trainer)
-        self.tokenizer = empty(learning.get_vocab())
+        self.tokenizer = Tokenizer.from_str(_learned(tuple(texts)))
         self.codes.clear()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -186,7 +164,35 @@ class SentenceNetwork(TextEncoder):
             self.tokenizer.save(str(folder / TOKENIZER_FILE))
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2)
+def _learned(texts: tuple[str, ...]) -> str:
+    """Return the tokeniser that texts teach, as JSON; runs on the same reports share it."""
+    from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+    def empty(vocabulary: dict[str, int] | None = None) -> Tokenizer:
+        model = models.WordPiece(vocabulary, unk_token="[UNK]")  # noqa: S106
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return tokenizer
+
+    learning = empty()
+    alike = [_millimetres(text) for text in texts]
+    # The trainer numbers continuing letters in the order of a hash table, which is another in every
+    # run, and breaks ties between merges by these numbers. Given as special, they have fixed ones.
+    special = ["[PAD]", "[UNK]", *(f"##{letter}" for letter in _continuing(learning, alike))]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=special,
+        min_frequency=2,
+        show_progress=False,
+    )
+    learning.train_from_iterator(alike, trainer)
+    made: str = empty(learning.get_vocab()).to_str()
+    return made
+
+
+@lru_cache(maxsize=400_000)
 def _split(text: str) -> tuple[str, ...]:
     return tuple(text[a:b] for a, b in sentences(text)) or (text,)
 

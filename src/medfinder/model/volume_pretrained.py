@@ -71,7 +71,8 @@ class FrozenNetwork(PublishedNetwork):
     def forward(self, volumes: Tensor) -> Tensor:
         """(B, C, D, H, W) in 0..1 -> (B, N, width), rounded to float16, where `volumes` is."""
         batch = self._input(volumes.detach().float()).cpu().numpy()
-        regions = torch.from_numpy(self.encoder.region_features(batch))
+        with torch.autocast(volumes.device.type, enabled=False):  # the same in training and in use
+            regions = torch.from_numpy(self.encoder.region_features(batch))
         return self._checked(regions.to(volumes.device, volumes.dtype))
 
 

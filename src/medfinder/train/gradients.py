@@ -95,7 +95,8 @@ def average(parameters: Sequence[nn.Parameter]) -> None:
     flat /= dist.get_world_size()
     first = 0
     for p in parameters:
-        p.grad = flat[first : first + p.numel()].view_as(p)
+        mean = flat[first : first + p.numel()].view_as(p)
+        p.grad = torch.empty_like(p.detach()).copy_(mean)  # in the order of p in memory
         first += p.numel()
 
 

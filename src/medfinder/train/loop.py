@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import medfinder.model.networks  # noqa: F401  fills the registries
 from medfinder.config import config_hash, to_dict
-from medfinder.errors import InputError, MedFinderError, Mismatch, MissingExtra
+from medfinder.errors import ConfigError, InputError, MedFinderError, Mismatch, MissingExtra
 from medfinder.model.checkpoint import save_checkpoint
 from medfinder.model.dual_stream import DualStream
 from medfinder.train.batch import Batch, Batches
@@ -84,6 +84,7 @@ def open_fabric(config: TrainConfig) -> "Fabric":
 
     Raises:
         MissingExtra: Lightning Fabric is not installed.
+        ConfigError: The CPU cannot do `TrainConfig.precision`.
     """
     try:
         from lightning_fabric import Fabric
@@ -101,8 +102,18 @@ def open_fabric(config: TrainConfig) -> "Fabric":
         strategy="ddp" if n_nodes * devices > 1 else "auto",
         precision=config.precision,
     )
+    if fabric.device.type == "cpu" and config.precision != "32-true" and not _has_bf16():
+        raise ConfigError(
+            f"Setting train.precision is {config.precision!r}, but this CPU has no bfloat16: torch "
+            "gives wrong gradients of convolutions there. Set train.precision = '32-true'."
+        )
     fabric.launch()
     return fabric
+
+
+def _has_bf16() -> bool:
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or "avx2" not in known)
 
 
 def fit(

@@ -88,6 +88,7 @@ def load_state(
             }
             if found:
                 optimizer.state[parameter] = {
-                    m: t if m == "step" else t.to(parameter.device) for m, t in found.items()
+                    m: t if m == "step" else torch.empty_like(parameter.detach()).copy_(t)
+                    for m, t in found.items()
                 }
     return facts

@@ -185,9 +185,7 @@ def _options(sentence: str) -> tuple[str, ...]:
     return tuple(swaps(sentence))
 
 
-def _judge(
-    sentence: str, having: dict[str, dict[int, _Places]], n: int
-) -> npt.NDArray[np.int8]:
+def _judge(sentence: str, having: dict[str, dict[int, _Places]], n: int) -> npt.NDArray[np.int8]:
     """Tell of each of `n` studies whether what a sentence claims holds, (n,)."""
     claimed = _claimed(sentence)
     if not claimed.asserted:
@@ -207,6 +205,7 @@ def _judge(
 def _differs(place: _Place, places: _Places) -> bool:
     """Tell whether a place excludes all the others: the other side, or another lobe."""
     return all(
-        {place[0], other[0]} == {"left", "right"} or (place[1] and other[1] and place[1] != other[1])
+        {place[0], other[0]} == {"left", "right"}
+        or (place[1] and other[1] and place[1] != other[1])
         for other in places
     )
