@@ -1,10 +1,10 @@
 """Train the checkpoint that ships, measure it where nothing was chosen, and put it into the package.
 
-The recipe is ``configs/tiny.toml``; studies are those of the phantom benchmark. What ships is the
+The recipe is ``configs/small.toml``; studies are those of the phantom benchmark. What ships is the
 checkpoint of the best validation, its matrices as float16, and what is measured is what ships.
 Stopped, it goes on where it was.
 
-Run: ``python benchmarks/checkpoint.py [--n-train 5600] [--max-s 3300] [--out FOLDER]``
+Run: ``python benchmarks/checkpoint.py [--recipe small] [--n-train 10000] [--max-s 415] [--out FOLDER]``
 """
 
 import argparse
@@ -65,12 +65,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=home, help="of the phantom pools")
     parser.add_argument("--run", type=Path, help="of the run; FOLDER/runs/ships by default")
     parser.add_argument("--out", type=Path, default=FOLDER, help="of the checkpoint")
-    parser.add_argument("--n-train", type=int, default=5600)
+    parser.add_argument("--recipe", default="small", help="a file of configs/")
+    parser.add_argument("--n-train", type=int, default=10_000)
     parser.add_argument("--max-s", type=float, default=0.0, help="in place of train.steps")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--splits", nargs="+", default=["val", *SPLITS], choices=["val", *SPLITS])
     args = parser.parse_args()
-    recipe = load_config(RecipeConfig, CONFIGS / "tiny.toml")
+    recipe = load_config(RecipeConfig, CONFIGS / f"{args.recipe}.toml")
     if args.max_s:
         recipe = replace(recipe, train=replace(recipe.train, steps=100_000, max_s=args.max_s))
     data = pools.Data(

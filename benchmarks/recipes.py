@@ -7,7 +7,8 @@ alone has the larger network of ``configs/small.toml``. The learning rate of eac
 of the same few, by a short run on ``val``. Nothing is chosen on a test split.
 
 Every run is a folder that its whole configuration names: stop the script and start it again, and it
-goes on; a run that is there is not run twice.
+goes on; a run that is there is not run twice. What runs found is kept in ``results/recipes/`` too, so
+that rows and seeds can be added on another machine.
 
 Run: ``python benchmarks/recipes.py [--quick] [--device cuda] [--seen 96000] [--seeds 0 1 2]
 [--rows paper tiny] [--jobs 2]``, then ``--table`` with the same numbers to write
@@ -18,6 +19,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -35,7 +37,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 import phantom_pools as pools
-from record import table, write_result
+from record import RESULTS, table, write_result
 
 from medfinder.config import from_dict, load_config, to_dict
 from medfinder.errors import InputError
@@ -44,6 +46,7 @@ from medfinder.ranking.significance import holm, permutation_test
 from medfinder.train.recipe import RecipeConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+KEPT = RESULTS / "recipes"
 SPLITS: tuple[BenchmarkSplit, ...] = (
     "test",
     "unseen-combinations",
@@ -62,6 +65,7 @@ N_SEEDS = 3
 MARGIN = 1.0
 """Points of R@10: a component whose gain is surely smaller than this does not help."""
 REFERENCES = "references"
+RESULT, WON = "result.json", "won.npz"
 EQUAL_COMPUTE = "=compute"
 """Ends the name of a row that gets the compute that `OURS` took, not its number of studies: CPU
 seconds of its steps, or on a GPU seconds of its steps' kernels."""
@@ -254,6 +258,7 @@ class Plan:
         seen: Studies that a run sees, repeats counted.
         tune_seen: The same of a run that tries a learning rate.
         device: "cpu" or "cuda".
+        untuned: Families that keep the learning rate of their file.
         overrides: Of every row; for `--quick`.
     """
 
@@ -261,6 +266,7 @@ class Plan:
     seen: int
     tune_seen: int
     device: str = "cpu"
+    untuned: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def tuning(self, family: str, rate: float) -> Job:
@@ -278,6 +284,8 @@ class Plan:
 
     def rate(self, family: str) -> float | None:
         """Return the best learning rate, the lowest of equals; None before all were tried."""
+        if family in self.untuned:
+            return float(settings_of(family)["train"]["lr"])
         tried = self.tried(family)
         return None if len(tried) < len(rates()) else max(tried, key=lambda rate: tried[rate])
 
@@ -304,6 +312,11 @@ class Plan:
         job = self.job(name, seed)
         return None if job is None else result_of(job)
 
+    @property
+    def families(self) -> list[str]:
+        """List the files of ``configs/`` whose learning rates are tried."""
+        return list(dict.fromkeys(row.family for row in ROWS.values()))
+
     def timed(self) -> list[Job]:
         """List a run of each row whose kernels are timed, where they were not."""
         names = [OURS, *(row.start for name, row in ROWS.items() if name.endswith(EQUAL_COMPUTE))]
@@ -313,7 +326,7 @@ class Plan:
     @property
     def references(self) -> Path:
         """Where the rows beside the models lie."""
-        return self.data.folder / "runs" / f"{REFERENCES}-{_hash(digest(self.data))}.json"
+        return found_at(self.data, f"{REFERENCES}-{_hash(digest(self.data))}.json")
 
     def _job(
         self,
@@ -358,8 +371,33 @@ def _hash(*values: Any) -> str:
 
 def result_of(job: Job) -> dict[str, Any] | None:
     """Return what a run found, None before it has ended."""
-    path = job.folder / "result.json"
+    path = found_at(job.data, f"{job.name}/{RESULT}")
     return _read(str(path)) if path.is_file() else None
+
+
+def found_at(data: pools.Data, name: str) -> Path:
+    """Return where a run's file lies: among what was kept, or where runs write."""
+    kept = KEPT / name
+    return kept if kept.is_file() else data.folder / "runs" / name
+
+
+def keep(plan: Plan, seeds: Sequence[int]) -> None:
+    """Copy what the table was made of to `KEPT`, and remove what was of other tables."""
+    jobs = [plan.tuning(family, rate) for family in plan.families for rate in rates()]
+    jobs += [job for name in rows() for seed in seeds if (job := plan.job(name, seed)) is not None]
+    names = [f"{job.name}/{file}" for job in jobs for file in (RESULT, WON)]
+    names += [kernels_of(job.recipe, plan.data).name for job in jobs]
+    names += [plan.references.name]
+    whole = {}
+    for name in names:
+        path = found_at(plan.data, name)
+        if path.is_file():
+            whole[name] = path.read_bytes()
+    shutil.rmtree(KEPT, ignore_errors=True)
+    for name, content in whole.items():
+        path = KEPT / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 @cache
@@ -428,19 +466,21 @@ def run(job: Job) -> str:
             a_step = _read(str(timed))["seconds"] if timed.is_file() else float("nan")
             result["compute_s"] = done.n_steps * a_step
         if job.is_measured:
-            encoder = JointEncoder(load_checkpoint(done.checkpoint))
+            encoder = JointEncoder(
+                load_checkpoint(done.checkpoint), device=job.recipe.train.accelerator
+            )
             result |= {"splits": {}, "headline": {}}
             for split in SPLITS:
                 asked = pools.questions(job.data, split)
                 given = pools.answers(encoder, job.data, split)
                 figures = pools.score(given, asked)
-                result["splits"][split] = figures
                 result["headline"][split] = pools.headline(figures)
                 if split == "test":
-                    np.savez(job.folder / "won.npz", **won(given))
+                    result["splits"][split] = figures
+                    np.savez_compressed(job.folder / WON, **won(given))
     except InputError as error:  # it has diverged: a result too
         result |= {"failed": str(error), "validation": {}}
-    _write(job.folder / "result.json", result)
+    _write(job.folder / RESULT, result)
     (job.folder / STATE).unlink(missing_ok=True)
     if "failed" in result:
         return f"{job.name}: {result['failed']}"
@@ -457,7 +497,7 @@ def kernels_of(recipe: RecipeConfig, data: pools.Data) -> Path:
     """Return the file that says how long the kernels of a step take on the GPU."""
     what = to_dict(recipe)
     what["train"] |= {"seed": 0, "lr": 0.0, "steps": 0, "validate_every": 0, "checkpoint_every": 0}
-    return data.folder / "runs" / f"kernels-{_hash(what)}.json"
+    return found_at(data, f"kernels-{_hash(what)}.json")
 
 
 def time_kernels(job: Job) -> str:
@@ -543,7 +583,9 @@ def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int], n_jobs: int)
     """Run what is missing, each as soon as what it waits for is there; return whether all went well."""
     asked = [name for name in names if name in ROWS]
     families = dict.fromkeys(ROWS[name].family for name in asked)
-    todo: list[tuple[Any, ...]] = [(family, rate) for rate in rates() for family in families]
+    todo: list[tuple[Any, ...]] = [
+        (family, rate) for rate in rates() for family in families if family not in plan.untuned
+    ]
     todo += [(REFERENCES,)] if REFERENCES in names else []
     todo += [(name, seed) for seed in seeds for name in asked]
     went_well = True
@@ -622,10 +664,12 @@ def collect(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
         "size": list(plan.data.size),
         "seen": plan.seen,
         "tune_seen": plan.tune_seen,
+        "device": plan.device,
+        "untuned": list(plan.untuned),
         "left_out": [ROWS[name].title for name in ROWS if name not in rows()],
         "tuning": {
             family: {f"{rate:g}": value for rate, value in plan.tried(family).items()}
-            for family in ("published_code", "paper", "tiny")
+            for family in plan.families
         },
         "rows": measured,
         "references": {
@@ -718,7 +762,7 @@ def _won(plan: Plan, name: str, seeds: Sequence[int], measure: str) -> NDArray[n
     for seed in seeds:
         job = plan.job(name, seed)
         assert job is not None
-        with np.load(job.folder / "won.npz") as file:
+        with np.load(found_at(job.data, f"{job.name}/{WON}")) as file:
             of.append(file[measure])
     return np.stack(of)
 
@@ -938,6 +982,9 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--untuned", nargs="+", default=[], help="files of configs/ whose learning rate is kept"
+    )
     parser.add_argument("--table", action="store_true", help="only collect, write and print")
     parser.add_argument("--quick", action="store_true", help="64 small phantoms, a few steps")
     args = parser.parse_args()
@@ -949,7 +996,7 @@ def main() -> None:
     data = pools.Data(
         args.folder, n_train=args.n_train, preprocess=preprocess, workers=max(2, args.jobs)
     )
-    plan = Plan(data, args.seen, args.tune_seen or args.seen // 4, args.device)
+    plan = Plan(data, args.seen, args.tune_seen or args.seen // 4, args.device, tuple(args.untuned))
     if args.quick:
         data = pools.Data(
             args.folder / "quick",
@@ -977,6 +1024,7 @@ def main() -> None:
         _write(data.folder / "recipes.json", found)
         print(data.folder / "recipes.json")
     elif args.table and found["rows"]:
+        keep(plan, seeds)
         print(write_result("recipes", found, seeds, NOTES))
 
 
