@@ -63,10 +63,12 @@ def test_a_sentence_finds_its_side_in_the_cts_alone(
     assert [has(cases[hit.study_id], "pleural effusion", side="left") for hit in hits] == [True] * 3
 
 
+@pytest.mark.parametrize("by", [None, "volume"])
 def test_a_longer_sentence_finds_the_nodule_and_shuns_what_it_denies(
-    finder: Finder, cases: dict[str, CaseSpec]
+    finder: Finder, cases: dict[str, CaseSpec], by: str | None
 ) -> None:
-    (hit,) = finder.search(LONGER, k=1)
+    """With the reports among the rankers, and by the CTs alone."""
+    (hit,) = finder.search(LONGER, by=by, k=1)
     found = cases[hit.study_id]
     assert has(found, "nodule", side="right", lobe="upper")
     assert not found.has("adenopathy")

@@ -13,7 +13,7 @@ from stubs.training import recipe
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("name", ["tiny", "base", "paper", "published_code"])
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "paper", "published_code"])
 def test_a_shipped_recipe_is_one_that_this_version_reads(name: str) -> None:
     made = load_config(RecipeConfig, CONFIGS / f"{name}.toml")
     assert made != RecipeConfig()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from medfinder.model.dual_stream import DualStream
 
 PACKAGED = "medfinder"
-FOLDER = Path(__file__).parent / "checkpoints" / "tiny"
+FOLDER = Path(__file__).parent / "checkpoints" / "small"
 """Of the packaged checkpoint."""
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -135,7 +135,7 @@ def packaged() -> Path:
     """
     if not (FOLDER / CONFIG).is_file():
         raise MissingExtra(
-            f"The checkpoint {PACKAGED!r} is not in this installation (model/checkpoints/tiny): "
+            f"The checkpoint {PACKAGED!r} is not in this installation (model/checkpoints/small): "
             "install a release that has it, or give a checkpoint's folder or Hub id."
         )
     return FOLDER
