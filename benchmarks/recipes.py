@@ -301,6 +301,8 @@ class Plan:
         ours = self.result(OURS, seed)
         if equal is None or ours is None or "failed" in ours:
             return None
+        if ours["compute_s"] is None or equal.get("compute_s", 0) is None:
+            return None
         if "failed" in equal:  # it diverged; more of the same will too
             return self._job(name, row, rate, seed, self.seen)
         seen = round(equal["n_seen"] * ours["compute_s"] / equal["compute_s"])
@@ -445,7 +447,11 @@ def run(job: Job) -> str:
 
     start = time.monotonic()
     train, val = training_sets(job.data)
-    result: dict[str, Any] = {"recipe": to_dict(job.recipe), "n_train": len(train)}
+    result: dict[str, Any] = {
+        "recipe": to_dict(job.recipe),
+        "n_train": len(train),
+        "device": device_name(job.recipe.train.accelerator),
+    }
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
         done = fit(job.recipe, train, val, job.folder, resume=True, progress=_told(job))
@@ -463,8 +469,8 @@ def run(job: Job) -> str:
         }
         if job.recipe.train.accelerator == "cuda":
             timed = kernels_of(job.recipe, job.data)
-            a_step = _read(str(timed))["seconds"] if timed.is_file() else float("nan")
-            result["compute_s"] = done.n_steps * a_step
+            a_step = _read(str(timed))["seconds"] if timed.is_file() else None
+            result["compute_s"] = a_step and done.n_steps * a_step
         if job.is_measured:
             encoder = JointEncoder(
                 load_checkpoint(done.checkpoint), device=job.recipe.train.accelerator
@@ -526,6 +532,13 @@ def time_kernels(job: Job) -> str:
     seconds = kernels / 1e6 / N_PROFILED
     _write(path, {"seconds": seconds})
     return f"{job.name}: kernels take {1000 * seconds:.2f} ms a step"
+
+
+def device_name(accelerator: str) -> str:
+    """Return "cpu", or the name of the GPU."""
+    import torch
+
+    return torch.cuda.get_device_name() if accelerator == "cuda" else "cpu"
 
 
 def won(given: pools.Answers) -> dict[str, NDArray[np.float64]]:
@@ -699,8 +712,11 @@ def summary(name: str, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         return row
     some = next(iter(good.values()))
     row |= {key: some["recipe"]["train"][key] for key in ("lr", "batch_size")}
-    for key in ("n_parameters", "n_trained", "n_seen", "n_steps", "compute_s", "duration_s"):
+    for key in ("n_parameters", "n_trained", "n_seen", "n_steps", "duration_s"):
         row[key] = round(float(np.mean([run[key] for run in good.values()])), 1)
+    compute = [run["compute_s"] for run in good.values()]
+    row["compute_s"] = None if None in compute else round(float(np.mean(compute)), 1)
+    row["devices"] = sorted({run["device"] for run in good.values()})
     row["val R@10"] = 100 * float(
         np.mean([run["validation"]["mean_success_at_10"] for run in good.values()])
     )

@@ -376,6 +376,11 @@ def recipes_section(figures: dict[str, Any], notes: str) -> list[str]:
         "",
         notes,
     ]
+    devices = sorted({name for row in rows.values() for name in row.get("devices", [])})
+    lines += ["", f"Trained on: {', '.join(devices)}."]
+    if figures["untuned"]:
+        titles = ", ".join(rows[name]["title"] for name in figures["untuned"] if name in rows)
+        lines += ["", f"With the learning rate of their file, not tuned: {titles or 'none yet'}."]
     if figures["left_out"]:
         lines += ["", f"Left out, as another row's recipe: {', '.join(figures['left_out'])}."]
     lines += ["", "### What was asked for", ""]
@@ -474,7 +479,8 @@ def recipes_section(figures: dict[str, Any], notes: str) -> list[str]:
         cells = [row["title"], str(len(row["seeds"]))]
         if "test" in row:
             cells += [f"{row['lr']:g}", str(row["batch_size"]), f"{row['n_trained']:,.0f}"]
-            cells += [f"{row['n_seen']:,.0f}", f"{row['compute_s']:,.0f}"]
+            compute = row["compute_s"]
+            cells += [f"{row['n_seen']:,.0f}", "" if compute is None else f"{compute:,.0f}"]
             spread = [row["test"][f"{way} R@10"] for way in WAYS]
             cells += [f"{one['min']:.1f}–{one['max']:.1f}" for one in spread]
         else:

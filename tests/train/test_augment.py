@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medfinder.errors import ConfigError
-from medfinder.train.augment import AugmentConfig, view
+from medfinder.train.augment import AugmentConfig, _shifted, draw_change, view
 
 STILL = {"shift_voxels": 0, "gain": 0.0, "offset": 0.0, "noise": 0.0}
 
@@ -72,6 +72,14 @@ def shifted(x: Tensor, by: tuple[int, int, int]) -> Tensor:
         at = (torch.arange(x.shape[axis]) + step).clamp(0, x.shape[axis] - 1)
         x = x.index_select(axis, at)
     return x
+
+
+def test_a_gpu_shifts_as_a_cpu_does() -> None:
+    x = torch.cat([volumes(5), 255 - volumes(5)], 1)  # two channels
+    drawn = torch.Generator().manual_seed(3)
+    changes = [draw_change(AugmentConfig(shift_voxels=3), drawn) for _ in x]
+    expected = torch.stack([shifted(v, c.shift) for v, c in zip(x, changes, strict=True)])
+    assert torch.equal(_shifted(x, changes), expected)
 
 
 def test_contrast_and_brightness_stay_within_their_limits() -> None:

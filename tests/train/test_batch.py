@@ -8,7 +8,7 @@ import torch
 
 from medfinder.errors import ConfigError, InputError
 from medfinder.train.augment import AugmentConfig
-from medfinder.train.batch import Batch
+from medfinder.train.batch import Batch, moved
 from medfinder.train.dataset import TrainingSet
 from medfinder.train.sampling import SamplingConfig
 from medfinder.volume.preprocess import PreprocessConfig
@@ -59,6 +59,19 @@ def test_processes_share_the_batch_that_one_would_have() -> None:
     assert parts[0].study_ids + parts[1].study_ids == whole.study_ids
     assert parts[0].texts + parts[1].texts == whole.texts
     assert torch.equal(torch.cat([part.views(1) for part in parts]), whole.views(1))
+
+
+def test_volumes_that_stay_on_the_device_are_those_of_the_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("medfinder.train.batch.MOVED_AT_ONCE", 3)
+    read, kept = batches(seed=2), batches(seed=2)
+    there = moved(kept.data.volumes, torch.device("cpu"))
+    assert np.array_equal(there.numpy(), kept.data.volumes)
+    vars(kept)["_resident"] = there  # as on a GPU
+    for step in range(3):
+        assert same(read.batch(step), kept.batch(step))
+        assert torch.equal(read.batch(step).volumes, kept.batch(step).volumes)
 
 
 def test_two_views_differ_and_a_part_of_a_view_is_that_part() -> None:

@@ -218,7 +218,7 @@ def test_half_precision_is_refused_where_a_cpu_would_get_it_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_has_bf16", lambda: False)
-    with pytest.raises(ConfigError, match="Set train.precision = '32-true'"):
+    with pytest.raises(ConfigError, match=r"Set train\.precision = '32-true'"):
         trained(tmp_path, train={"steps": 2, "precision": "bf16-mixed"})
 
 

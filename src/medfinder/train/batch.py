@@ -29,6 +29,7 @@ _ORDER, _TEXT, _VIEW, _STATEMENTS = range(4)
 _NOTHING = np.zeros(0, np.uint8)
 RESIDENT_SHARE = 1 / 8
 """Of a GPU's memory that volumes may take, so that a step copies none to it."""
+MOVED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +150,7 @@ class Batches:
         room = torch.cuda.get_device_properties(self.device).total_memory
         if volumes.nbytes > RESIDENT_SHARE * room:
             return None
-        return torch.from_numpy(np.asarray(volumes)).to(self.device)
+        return moved(volumes, self.device)
 
     def drawn(self, step: int) -> npt.NDArray[np.int64]:
         """Return the rows of the set in the whole batch of a step, (size,).
@@ -248,6 +249,15 @@ class Batches:
             return stacked
         low, high = self.data.preprocess.output_range
         return (stacked.float() - low) / (high - low)
+
+
+def moved(volumes: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Copy volumes, which may be memory-mapped, to a device, a few at a time."""
+    there = torch.empty(volumes.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(volumes), MOVED_AT_ONCE):
+        part = volumes[start : start + MOVED_AT_ONCE]
+        there[start : start + len(part)] = torch.from_numpy(np.array(part))
+    return there
 
 
 @lru_cache(maxsize=100_000)
