@@ -109,6 +109,7 @@ def main() -> None:
     rows = [{"split": split} | figures for split, figures in flat.items()]
     print(table([{k: row.get(k, "") for k in rows[0]} for row in rows]))
     record = {
+        "recipe": args.recipe,
         "run": facts,
         "n_parameters": sum(p.numel() for p in encoder.model.parameters()),
         "size_bytes": size_bytes,

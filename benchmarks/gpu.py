@@ -596,6 +596,8 @@ def main() -> None:
             figures["wall_s"] = time.perf_counter() - START
             if given.out or not given.quick:  # after each part, so that a kill loses only one
                 written(figures, given.out, given.commit)
+        if given.out or not given.quick:
+            written(figures, given.out, given.commit)  # with what was skipped last
         if given.profile:
             measuring.profile()
     show(figures)

@@ -197,7 +197,7 @@ def benchmarks_page() -> str:
         lines += training_section(record["figures"])
     if (results / "gpu.json").is_file():
         record = json.loads((results / "gpu.json").read_text(encoding="utf-8"))
-        lines += gpu_section(record["figures"])
+        lines += gpu_section(record["figures"], record["notes"])
     if (results / "checkpoint.json").is_file():
         record = json.loads((results / "checkpoint.json").read_text(encoding="utf-8"))
         lines += checkpoint_section(record["figures"])
@@ -251,7 +251,7 @@ def training_section(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def gpu_section(figures: dict[str, Any]) -> list[str]:
+def gpu_section(figures: dict[str, Any], notes: str) -> list[str]:
     """Return the lines on one GPU, from ``gpu.json``; parts that were skipped are named."""
     device = figures["device"]
     memory = f" ({device['memory_gib']:.0f} GiB)" if device["memory_gib"] else ""
@@ -269,10 +269,10 @@ def gpu_section(figures: dict[str, Any]) -> list[str]:
         "## One GPU, full input size (`gpu.py`)",
         "",
         f"{device['name']}{memory}, torch {device['torch']}, CUDA {device['cuda']}, cuDNN",
-        f"{device['cudnn']}. A step as a run takes it, its batch made ahead in a thread; of the",
-        "published code the networks and the loss, without reading files. Random volumes and weights;",
-        "BioBERT's architecture stands for BiomedCLIP's text tower too. float32 is torch's default, with",
-        "convolutions in TF32. Memory is the most that torch held.",
+        f"{device['cudnn']}. Random volumes and weights; BioBERT's architecture stands for BiomedCLIP's text",
+        "tower too.",
+        "",
+        notes,
         "",
         "| | input | arithmetic | batch | at once | s a step | studies a second | GiB |",
         "|---|---|---|---|---|---|---|---|",
@@ -344,7 +344,8 @@ def checkpoint_section(figures: dict[str, Any]) -> list[str]:
         "",
         "## The checkpoint that ships (`checkpoint.py`)",
         "",
-        f"`configs/tiny.toml`, {run['n_seen']:,} studies seen in {run['cpu_s']:,.0f} CPU-seconds, one seed;",
+        f"`configs/{figures['recipe']}.toml`, {run['n_seen']:,} studies seen in {run['duration_s']:,.0f} s"
+        f"{' on ' + run['device'] if 'device' in run else ''}, one seed;",
         f"{figures['n_parameters']:,} parameters, {figures['size_bytes'] / 1e6:.1f} MB as float16. Pools of",
         f"{test['n']} synthetic studies that nothing was chosen on; R@K is success at K of the one right",
         "answer, chance is 0.2 % at 1. It says nothing of real CTs.",
@@ -380,7 +381,9 @@ def recipes_section(figures: dict[str, Any], notes: str) -> list[str]:
     lines += ["", f"Trained on: {', '.join(devices)}."]
     if figures["untuned"]:
         titles = ", ".join(rows[name]["title"] for name in figures["untuned"] if name in rows)
-        lines += ["", f"With the learning rate of their file, not tuned: {titles or 'none yet'}."]
+        lines += (
+            ["", f"With the learning rate of their file, not tuned: {titles}."] if titles else []
+        )
     if figures["left_out"]:
         lines += ["", f"Left out, as another row's recipe: {', '.join(figures['left_out'])}."]
     lines += ["", "### What was asked for", ""]
