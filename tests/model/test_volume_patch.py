@@ -10,22 +10,33 @@ from medfinder.model.volume_patch import _waves
 from medfinder.volume.preprocess import PreprocessConfig
 
 
-def network(region_voxels: int, size: tuple[int, int, int] = (32, 48, 64)) -> VolumeEncoder:
-    config = VolumeEncoderConfig(width=32, depth=1, region_voxels=region_voxels)  # type: ignore[arg-type]
+def network(
+    region_voxels: int, size: tuple[int, int, int] = (32, 48, 64), cell_voxels: int = 4
+) -> VolumeEncoder:
+    config = VolumeEncoderConfig(
+        width=32,
+        depth=1,
+        region_voxels=region_voxels,  # type: ignore[arg-type]
+        cell_voxels=cell_voxels,  # type: ignore[arg-type]
+    )
     preprocess = PreprocessConfig(spacing_mm=(5.0, 5.0, 5.0), size=size)
     return volume_networks.get("patch")(config, preprocess).eval()
 
 
+@pytest.mark.parametrize("cell", [2, 4])
 @pytest.mark.parametrize(("edge", "grid"), [(8, (4, 6, 8)), (16, (2, 3, 4))])
-def test_a_region_stands_for_as_many_voxels_as_asked(edge: int, grid: tuple[int, ...]) -> None:
-    made = network(edge)
+def test_a_region_stands_for_as_many_voxels_as_asked(
+    edge: int, grid: tuple[int, ...], cell: int
+) -> None:
+    made = network(edge, cell_voxels=cell)
     assert made.n_regions == grid
     assert made(torch.rand(2, 1, 32, 48, 64)).shape == (2, grid[0] * grid[1] * grid[2], 32)
 
 
+@pytest.mark.parametrize("cell", [2, 4])
 @pytest.mark.parametrize("edge", [8, 16])
-def test_regions_lie_in_the_order_of_the_grid(edge: int) -> None:
-    made = network(edge, (64, 64, 64))
+def test_regions_lie_in_the_order_of_the_grid(edge: int, cell: int) -> None:
+    made = network(edge, (64, 64, 64), cell)
     dark = torch.zeros(1, 1, 64, 64, 64)
     bright = dark.clone()
     bright[..., 48:56, 32:40, 16:24] = 1
@@ -38,6 +49,22 @@ def test_regions_lie_in_the_order_of_the_grid(edge: int) -> None:
 def divmod_all(place: int, grid: tuple[int, int, int]) -> tuple[int, int, int]:
     d, rest = divmod(place, grid[1] * grid[2])
     return d, *divmod(rest, grid[2])
+
+
+def test_smaller_cells_see_more_of_what_is_small() -> None:
+    """How far a single voxel moves the first features, beside how far a whole block does."""
+    share = {}
+    for cell in (2, 4):
+        torch.manual_seed(0)
+        cells = network(8, (32, 32, 32), cell).cells
+        voxel, block = torch.zeros(2, 1, 1, 32, 32, 32).unbind()
+        voxel[..., 17, 17, 17] = 1
+        block[..., 12:20, 12:20, 12:20] = 1
+        with torch.no_grad():
+            still = cells(torch.zeros(1, 1, 32, 32, 32))
+            moved = [float((cells(x) - still).abs().max()) for x in (voxel, block)]
+        share[cell] = moved[0] / moved[1]
+    assert share[2] > share[4]
 
 
 @pytest.mark.parametrize("edge", [4, 6])
