@@ -115,7 +115,9 @@ def test_filters_narrow_the_results(page):
     page.check("#f-sex-F")
     until(page, "document.querySelectorAll('.card[data-study]').length === 3")
     assert set(shown(page)) == {"study-0", "study-2", "study-4"}
-    until(page, "document.querySelector('.count').textContent.includes('3 of 6')")  # its own request
+    until(
+        page, "document.querySelector('.count').textContent.includes('3 of 6')"
+    )  # its own request
     page.click("#clear-filters")
     until(page, "document.querySelectorAll('.card[data-study]').length > 3")
 
