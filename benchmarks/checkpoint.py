@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import phantom_pools as pools
-from recipes import CONFIGS, SPLITS, training_sets
+from recipes import CONFIGS, SPLITS, device_name, training_sets
 from record import table, write_result
 
 from medfinder.artifact import atomic_write
@@ -50,6 +50,7 @@ def trained(recipe: RecipeConfig, data: pools.Data, run: Path) -> dict[str, Any]
             "n_seen": done.n_seen,
             "cpu_s": round(done.cpu_s, 1),
             "duration_s": round(done.duration_s, 1),
+            "device": device_name(next(done.model.parameters()).device.type),
             "validation": dict(done.measures),
         }
         with atomic_write(run / FITTED) as file:

@@ -164,7 +164,7 @@ PAPERS = ("text sampling", "L_mse", "cross-attention")
 NOTES = (
     "Networks, input (lung frame, curve scaling) and joint dimension of every row are those of "
     "configs/tiny.toml, but of base, which has the larger network of configs/small.toml, and takes "
-    "more compute for the same number of studies; its batch and schedule are those of tiny.toml. "
+    "more compute for the same number of studies; its batch is that of tiny.toml, its schedule that of small.toml. "
     "The published code's min-max scaling and foreground crop are not done: they would need all "
     "volumes drawn again, and the lung frame, which shows the same region at the same place, favours "
     "that row. Its BioBERT is not on this machine: a frozen MiniLM (all-MiniLM-L6-v2) stands for it; "

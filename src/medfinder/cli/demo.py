@@ -98,7 +98,7 @@ def _queries(finder: "Finder", folder: Path, seed: int) -> list[tuple[str, dict[
     volume = read_volume(path, config=finder.check)
     return [
         (f'"{SENTENCE}" --by volume', {"text": SENTENCE, "by": "volume"}),
-        (f'"{LONGER}"', {"text": LONGER}),  # small nodules are not yet found in the CTs alone
+        (f'"{LONGER}" --by volume', {"text": LONGER, "by": "volume"}),
         ("--keyword cardiomegaly --by volume", {"keyword": "cardiomegaly", "by": "volume"}),
         (f"--volume {path} --by joint", {"volume": volume, "by": "joint"}),
     ]

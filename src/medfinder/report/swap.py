@@ -5,6 +5,7 @@ severe. Rules on words alone; nothing here knows a case's truth, so any report c
 """
 
 import re
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -61,7 +62,8 @@ _LOBE = re.compile(r"\b(lobe|lóbulo)\b", re.IGNORECASE)
 _SIDES = {"left", "right"}
 
 
-def swaps(sentence: str) -> list[str]:
+@lru_cache(maxsize=400_000)
+def swaps(sentence: str) -> tuple[str, ...]:
     """List every one-attribute change of a sentence; empty where no rule applies.
 
     Sizes are doubled and halved, keeping their unit. A side is not changed beside the middle lobe,
@@ -88,7 +90,7 @@ def swaps(sentence: str) -> list[str]:
                     found.append(_put(sentence, match, other))
     for match in _SIZE.finditer(sentence):
         found += [_put(sentence, match, _scaled(match, f)) for f in (SIZE_FACTOR, 1 / SIZE_FACTOR)]
-    return found
+    return tuple(found)
 
 
 def swapped(sentence: str, chooser: Chooser) -> str | None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from medfinder.records import Finding
 from medfinder.report.findings import extract_findings
 from medfinder.report.sentences import sentences
-from medfinder.report.swap import swaps
+from medfinder.report.swap import swapped
 from medfinder.train.labels import prompt_of
 
 TRUE, FALSE, FALSE_BY_ATTRIBUTE, UNKNOWN = 1, 0, 2, -1
@@ -44,7 +44,6 @@ class Statements:
     owner: npt.NDArray[np.int64]
 
 
-@lru_cache(maxsize=200_000)
 def claims(sentence: str) -> tuple[Finding, ...]:
     """Return the findings that a sentence asserts or denies; uncertain ones are left out."""
     return tuple(f for f in extract_findings(sentence) if f.status != "uncertain")
@@ -82,15 +81,15 @@ def make_statements(
         columns[k][i] = TRUE
         if not _claimed(sentence).asserted:
             continue
-        options = _options(sentence)
-        if not options:
+        other = swapped(sentence, chooser)
+        if other is None:
             continue
         column = np.full(len(reports), UNKNOWN, np.int8)
         column[i] = FALSE_BY_ATTRIBUTE
         told_at.append(k)
         changed_at.append(len(texts))
         owners.append(i)
-        texts.append(options[int(chooser.random() * len(options))])
+        texts.append(other)
         columns.append(column)
     truth = np.stack(columns, 1) if columns else np.zeros((len(reports), 0), np.int8)
     at = (np.array(rows, np.int64) for rows in (told_at, changed_at, owners))
@@ -178,11 +177,6 @@ def _claimed(sentence: str) -> _Claimed:
         else:
             denied.append(f.name)
     return _Claimed(tuple(asserted), tuple(denied))
-
-
-@lru_cache(maxsize=400_000)
-def _options(sentence: str) -> tuple[str, ...]:
-    return tuple(swaps(sentence))
 
 
 def _judge(sentence: str, having: dict[str, dict[int, _Places]], n: int) -> npt.NDArray[np.int8]:
