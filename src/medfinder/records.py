@@ -62,12 +62,18 @@ class Study:
         study_id: Unique in its dataset.
         patient_id: Unit of splitting and of "exclude the same patient".
         series_id: DICOM SeriesInstanceUID, or the file's stem for NIfTI.
-        volume_path: File (NIfTI) or folder (DICOM), as an absolute path.
+        volume_path: File (NIfTI) or folder (DICOM), as an absolute path; "" where only the table
+            of a dataset was curated, as are `series_id` and `volume_hash` then.
         volume_hash: SHA-256 of the canonical voxels and geometry (`Volume.content_hash`).
-        shape: Voxels along (D, H, W).
+        shape: Voxels along (D, H, W); zeros without a volume, as `spacing_mm` then.
         spacing_mm: Millimetres along (D, H, W).
         report: The paired report; None for a study without one.
         findings: What the report states, in order of appearance.
+        translation: English of a report in another language, once every check of it passed
+            (`medfinder.report.translate`); None for an English report and for one whose
+            translation is still doubted.
+        labels: Names of findings the source's own label table gives, in its order; canonical where
+            the vocabulary knows them. What the text says is in `findings`.
         age: Years; None when unknown.
         study_date: ISO date ``YYYY-MM-DD``; None when unknown.
     """
@@ -81,6 +87,8 @@ class Study:
     spacing_mm: tuple[float, float, float]
     report: Report | None = None
     findings: tuple[Finding, ...] = ()
+    translation: str | None = None
+    labels: tuple[str, ...] = ()
     sex: Literal["F", "M"] | None = None
     age: int | None = None
     study_date: str | None = None
@@ -88,6 +96,11 @@ class Study:
     body_part: str | None = None
     split: Split | None = None
     source: str = "folder"
+
+    @property
+    def text(self) -> str:
+        """What a text encoder reads: the translation, else the report as it is, else ``""``."""
+        return self.translation or (self.report.text if self.report else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,23 @@ class Rejection:
     item: str
     rule: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a person should look at a study that was kept: a row of ``doubts.parquet``.
+
+    Attributes:
+        study_id: The study.
+        rule: Short id, such as ``"translation-number"`` or ``"label-negated"``.
+        reason: One sentence a radiologist understands; it may quote the de-identified report.
+        weight: How much it matters, 0 to 1; the review queue shows the heaviest first.
+    """
+
+    study_id: str
+    rule: str
+    reason: str
+    weight: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

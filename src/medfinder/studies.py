@@ -14,7 +14,7 @@ from typing import Any
 
 from medfinder.artifact import atomic_write
 from medfinder.errors import Incomplete, InputError, Mismatch
-from medfinder.records import Finding, Rejection, Report, Study
+from medfinder.records import Doubt, Finding, Rejection, Report, Study
 
 FACETS = (
     "study_id",
@@ -69,6 +69,8 @@ def schema() -> Any:
             pa.field("language", text),
             pa.field("findings_text", text),
             pa.field("impression_text", text),
+            pa.field("translation_text", text),
+            pa.field("labels", names),
             pa.field("findings", pa.list_(finding)),
             pa.field("findings_present", names),
             pa.field("findings_absent", names),
@@ -102,6 +104,8 @@ def to_row(study: Study) -> dict[str, Any]:
         "language": report.language if report else None,
         "findings_text": report.findings_text if report else None,
         "impression_text": report.impression_text if report else None,
+        "translation_text": study.translation,
+        "labels": list(study.labels),
         "findings": [{name: getattr(f, name) for name in _FINDING} for f in study.findings],
         "findings_present": _names(study, "present"),
         "findings_absent": _names(study, "absent"),
@@ -137,6 +141,8 @@ def from_row(row: Mapping[str, Any]) -> Study:
         spacing_mm=(row["spacing_mm_d"], row["spacing_mm_h"], row["spacing_mm_w"]),
         report=report,
         findings=tuple(Finding(**f) for f in row["findings"] or ()),
+        translation=row["translation_text"],
+        labels=tuple(row["labels"] or ()),
         sex=row["sex"],
         age=row["age"],
         study_date=row["study_date"],
@@ -221,6 +227,32 @@ def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
     )
     with atomic_write(path) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def write_doubts(path: Path, doubts: Sequence[Doubt]) -> None:
+    """Write ``doubts.parquet`` atomically: columns study_id, rule, reason, weight; sorted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    ordered = sorted(doubts, key=lambda d: (d.study_id, d.rule, d.reason))
+    table = pa.Table.from_pylist(
+        [dataclasses.asdict(doubt) for doubt in ordered],
+        schema=pa.schema(
+            [("study_id", text), ("rule", text), ("reason", text), ("weight", pa.float64())]
+        ),
+    )
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_doubts(path: Path) -> list[Doubt]:
+    """Read ``doubts.parquet``; nothing was doubted where there is none."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return []
+    return [Doubt(**row) for row in pq.ParquetFile(path).read().to_pylist()]
 
 
 def read_rejections(path: Path) -> list[Rejection]:

@@ -1,11 +1,15 @@
 """``medfinder curate``: raw CTs and reports → studies and rejections."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medfinder.cli.talk import done, emit, progress
+
+if TYPE_CHECKING:
+    from medfinder.curate.sources.source import Source
 
 
 def register(app: typer.Typer) -> None:
@@ -47,12 +51,19 @@ def folder(
 
     Bad items never stop the run: each is a row of OUT/rejections.parquet with its reason.
     """
-    from medfinder.config import load_config
-    from medfinder.curate.curate import CurateConfig, curate
     from medfinder.curate.sources.folder import FolderSource
 
-    settings = load_config(CurateConfig, config, set_ or (), section="curate")
-    source = FolderSource(root, reports, text)
+    _run(FolderSource(root, reports, text), out, config, set_ or (), json_)
+
+
+def _run(
+    source: "Source", out: Path, config: Path | None, set_: Sequence[str], json_: bool
+) -> None:
+    """Curate what any source gives, and print what came of it."""
+    from medfinder.config import load_config
+    from medfinder.curate.curate import CurateConfig, curate
+
+    settings = load_config(CurateConfig, config, set_, section="curate")
     with progress("Reading volumes") as advance:
         made = curate(source, out, settings, advance)
     if json_:

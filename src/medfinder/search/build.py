@@ -200,9 +200,7 @@ def _plan(study: Study, index: Index, regions: Path | None) -> _Plan:
     same_volume = old.volume_hash == study.volume_hash and (
         regions is None or _region_file(regions, study.study_id).exists()
     )
-    same_report = (
-        old.report is not None and study.report is not None and old.report.text == study.report.text
-    )
+    same_report = old.report is not None and study.report is not None and old.text == study.text
     for stream in index.streams:
         if same_volume if stream == "volume" else same_report:
             (vector,) = index.vectors(stream, [study.study_id])
@@ -253,7 +251,7 @@ def _embedded(
                 rejections.append(Rejection(study.study_id, error.rule, str(error)))
         for name in ("report", "joint"):
             if name in embedders and study.report is not None and name not in vectors:
-                vectors[name] = embedders[name].embed_texts([study.report.text]).vectors[0]
+                vectors[name] = embedders[name].embed_texts([study.text]).vectors[0]
         yield study, vectors, vectors.keys() != plan.kept.keys()
 
 

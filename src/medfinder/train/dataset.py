@@ -301,7 +301,7 @@ def read_journal(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def _report(study: Study) -> tuple[str, ...]:
-    return (study.report.text,) if study.report and study.report.text.strip() else ()
+    return (study.text,) if study.text.strip() else ()
 
 
 def _share(patient_id: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, Protocol
 
-from medfinder.records import Rejection, Split
+from medfinder.records import Language, Rejection, Split
 from medfinder.volume.read import VolumeRef
 
 
@@ -20,7 +20,10 @@ class Facts:
         study_id: Given by a table, already fit to be shown; None when it gives none.
         patient_id: Likewise.
         fallback_id: From the item's place, for volumes that nobody names.
-        text: Report; "" without one.
+        text: Report, in its original language where the source has that; "" without one.
+        language: Of `text`, where the source says so; None has it told from the words.
+        translation: English that the source gives beside `text`; it is checked like any other.
+        labels: Findings that the source's label table gives, as it spells them, trimmed.
     """
 
     fallback_id: str
@@ -29,6 +32,9 @@ class Facts:
     raw_study_id: str | None = None
     raw_patient_id: str | None = None
     text: str = ""
+    language: Language | None = None
+    translation: str = ""
+    labels: tuple[str, ...] = ()
     sex: Literal["F", "M"] | None = None
     age: int | None = None
     study_date: str | None = None
@@ -111,16 +117,36 @@ def parse_date(text: str | None) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A study that is curated from its table alone, without its volume.
+
+    Attributes:
+        item: Names the row in messages, such as ``"row 17: ses-E1"``; unique in its source.
+        facts: What the row says.
+    """
+
+    item: str
+    facts: Facts
+
+
 class Source(Protocol):
-    """Raw CTs with their facts, one item at a time, in a fixed order."""
+    """Raw CTs with their facts, one item at a time, in a fixed order.
+
+    A source of many rows yields them as it reads them: `curate` holds none of them in memory.
+    """
 
     name: str
 
-    def items(self) -> Iterator[VolumeRef | Rejection]:
+    def items(self) -> Iterator[VolumeRef | TableRow | Rejection]:
         """Yield every candidate, and a rejection for each thing that cannot be one."""
 
     def facts(self, ref: VolumeRef, tags: Mapping[str, Any]) -> Facts:
-        """Return what is known of one readable volume; `tags` are those of its `Volume`."""
+        """Return what is known of one readable volume; `tags` are those of its `Volume`.
+
+        Raises:
+            InputError: This volume cannot be a study; its rule and text become its rejection.
+        """
 
     def leftovers(self) -> Iterator[Rejection]:
         """Yield, after all volumes, what was promised and did not come."""
