@@ -23,7 +23,8 @@ class Facts:
         text: Report, in its original language where the source has that; "" without one.
         language: Of `text`, where the source says so; None has it told from the words.
         translation: English that the source gives beside `text`; it is checked like any other.
-        labels: Findings that the source's label table gives, as it spells them, trimmed.
+        labels: Findings that the source's label table gives, as it spells them, trimmed; None where
+            the source has no labels at all.
     """
 
     fallback_id: str
@@ -34,7 +35,7 @@ class Facts:
     text: str = ""
     language: Language | None = None
     translation: str = ""
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
     sex: Literal["F", "M"] | None = None
     age: int | None = None
     study_date: str | None = None
