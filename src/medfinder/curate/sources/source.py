@@ -25,6 +25,8 @@ class Facts:
         translation: English that the source gives beside `text`; it is checked like any other.
         labels: Findings that the source's label table gives, as it spells them, trimmed; None where
             the source has no labels at all.
+        kernel: Convolution kernel, where table or sidecar name it; it tells reconstructions apart.
+        doubts: (rule, reason) of what the source noticed about this item, such as ``not-listed``.
     """
 
     fallback_id: str
@@ -42,6 +44,8 @@ class Facts:
     manufacturer: str | None = None
     body_part: str | None = None
     split: Split | None = None
+    kernel: str | None = None
+    doubts: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def merge(cls, cells: Mapping[str, str], tags: Mapping[str, Any], fallback_id: str) -> "Facts":
