@@ -10,12 +10,12 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -153,6 +153,23 @@ class Job:
         files = (self.row.file, self.row.mask)
         return all((self.folder / file).exists() for file in files if file)
 
+    def write(self) -> None:
+        """Draw it and write its files."""
+        _write_one(self)
+
+
+class Drawable(Protocol):
+    """What `draw` needs of a job, which travels to another process."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its files are there, whole."""
+        ...
+
+    def write(self) -> None:
+        """Write its files, each whole or not at all."""
+        ...
+
 
 def _plan(
     n: int, seed: int, config: PhantomConfig, language: ReportLanguage, p_second_study: float
@@ -201,7 +218,7 @@ def _split(patient_id: str) -> Split:
     return "train" if draw < 0.7 else "val" if draw < 0.8 else "test"
 
 
-def draw(jobs: list[Job], workers: int, progress: Progress | None = None) -> None:
+def draw(jobs: Sequence[Drawable], workers: int, progress: Progress | None = None) -> None:
     """Draw the volumes that are not there yet.
 
     Args:
@@ -219,18 +236,22 @@ def draw(jobs: list[Job], workers: int, progress: Progress | None = None) -> Non
             progress(done, len(jobs))
 
 
-def _run(jobs: list[Job], workers: int) -> Iterator[None]:
+def _run(jobs: list[Drawable], workers: int) -> Iterator[None]:
     """Write each job and yield after it."""
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
-            _write_one(job)
+            job.write()
             yield
         return
     # Spawned, not forked: the caller may hold threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), context, keep_freed_memory) as pool:
-        for _ in pool.map(_write_one, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers)))):
+        for _ in pool.map(_write, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers)))):
             yield
+
+
+def _write(job: Drawable) -> None:
+    job.write()
 
 
 def _write_one(job: Job) -> None:

@@ -246,6 +246,11 @@ def size_grade(finding: FindingSpec) -> int:
     return int(size >= moderate) + int(size >= large)
 
 
+def slots(finding: FindingSpec, language: Language) -> dict[str, str]:
+    """Return what the ``{name}`` of a language's sentences are filled with, sizes left out."""
+    return _english(finding, False) if language == "en" else _spanish(finding, False)
+
+
 def size_bin(finding: FindingSpec) -> str:
     """Return ``"small"``, ``"medium"`` or ``"big"``: a third of the kind's range on a log scale."""
     low, high = KINDS[finding.name].size_mm or (1, 2)
