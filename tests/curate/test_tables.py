@@ -52,7 +52,7 @@ def test_nan_is_nothing_and_a_column_that_is_not_there_is_nothing(tmp_path: Path
     [
         ("a.csv", b"file,text\n", "no rows"),
         ("a.csv", b"", "no rows"),
-        ("a.xyz", b"file", r"ends in \.csv, \.tsv, \.json or \.jsonl, got '.xyz'"),
+        ("a.xyz", b"file", r"ends in \.csv, \.tsv, \.xlsx, \.json or \.jsonl, got '.xyz'"),
         ("a.json", b"{", "not JSON"),
         ("a.jsonl", b"{", "not JSONL"),
         ("a.json", b'{"a": 1}', "a list of objects"),

@@ -1,0 +1,196 @@
+"""What a source's tables list ↔ the volumes that are there: the one place where they meet.
+
+The rows lie in a temporary SQLite file that no other process sees and that is gone when the source
+is: a table of any length takes a few megabytes of memory.
+"""
+
+import hashlib
+import json
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from medfinder.curate.tables import Row
+from medfinder.records import Rejection
+
+NOT_LISTED = ("not-listed", "No table lists this volume, so that it has no report. Find its row.")
+FORMULA = "A cell of its row was a spreadsheet formula and is plain text now: {names}. Look at it."
+_RIVAL = (
+    "ambiguous-report",
+    "Another row of the table names it too and says something else; the first is used. Compare.",
+)
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+def stem(path: str) -> str:
+    """Return the file's name in a path of any system, without folder and suffix of a volume."""
+    name = PurePosixPath(path.strip().replace("\\", "/")).name
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def climbs(*cells: str) -> bool:
+    """Tell whether a path has a part ``..``, however it is written."""
+    plain = (re.sub(r"%2e", ".", re.sub(r"%2f|%5c", "/", c, flags=re.I), flags=re.I) for c in cells)
+    return any(".." in re.split(r"[/\\]", cell) for cell in plain)
+
+
+def unsafe(*ids: str) -> bool:
+    """Tell whether an id could lead out of a folder: it has a separator, a NUL or is ``..``."""
+    return any(re.search(r"[/\\\0]|^\.+$|%2f|%5c", i, re.I) or climbs(i) for i in ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One row of a table, claimed by a volume.
+
+    Attributes:
+        cells: Our name → cell.
+        doubts: What is doubtful about the row itself: formulas, another row that contradicts it.
+    """
+
+    cells: Mapping[str, str]
+    doubts: tuple[tuple[str, str], ...] = ()
+
+
+class Listing:
+    """Rows of tables by the names of what they list.
+
+    A row is found by `name` (a volume's), else by `group` (its study's).
+    """
+
+    def __init__(self) -> None:
+        # "" is a private file in SQLite's folder for such, deleted when it is closed; it is read
+        # where `facts` is called, which need not be the thread that made it.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE row (name TEXT PRIMARY KEY, kin TEXT, item TEXT, number INTEGER,"
+            " digest BLOB, cells TEXT, doubts TEXT, used INTEGER DEFAULT 0) WITHOUT ROWID;"
+            "CREATE INDEX kin ON row (kin);"
+        )
+        self.n_rows = 0
+
+    def __del__(self) -> None:
+        self._db.close()
+
+    def add(
+        self,
+        row: Row,
+        name: str,
+        *,
+        group: str = "",
+        label: str = "",
+        keep: bool = True,
+    ) -> Rejection | None:
+        """Add one row, or say why it is left out.
+
+        Args:
+            name: Of the volume that the row lists; where two rows have one, the first counts.
+            group: Of the study, for volumes that no row lists by name.
+            label: What a message calls the row; `name` when empty.
+            keep: Whether its cells will be asked for; without them it is still known.
+
+        Returns:
+            None, or a rejection with rule ``duplicate-row``.
+        """
+        self.n_rows += 1
+        item = f"row {row.number}: {label or name}"
+        cells = json.dumps(dict(row.cells), ensure_ascii=False)
+        digest = hashlib.blake2b(cells.encode("utf-8", "replace"), digest_size=12).digest()
+        known = self._db.execute(
+            "SELECT number, digest FROM row WHERE name = ?", (name,)
+        ).fetchone()
+        if known is None:
+            doubts = [("formula-cell", FORMULA.format(names=", ".join(row.formulas)))]
+            self._db.execute(
+                "INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                (
+                    name,
+                    group,
+                    item,
+                    row.number,
+                    digest,
+                    cells if keep else "{}",
+                    json.dumps(doubts if row.formulas else []),
+                ),
+            )
+            return None
+        if known[1] == digest:
+            return Rejection(item, "duplicate-row", f"The same as row {known[0]}, which is kept.")
+        self._db.execute(
+            "UPDATE row SET doubts = ? WHERE name = ?",
+            (json.dumps([*self._doubts(name), _RIVAL]), name),
+        )
+        return Rejection(
+            item,
+            "duplicate-row",
+            f"Row {known[0]} names the same and says something else; that one is kept. Compare.",
+        )
+
+    def _doubts(self, name: str) -> list[tuple[str, str]]:
+        (found,) = self._db.execute("SELECT doubts FROM row WHERE name = ?", (name,)).fetchone()
+        return [(rule, reason) for rule, reason in json.loads(found) if rule != _RIVAL[0]]
+
+    def __contains__(self, name: str) -> bool:
+        return self._db.execute("SELECT 1 FROM row WHERE name = ?", (name,)).fetchone() is not None
+
+    def claim(self, name: str, group: str = "") -> Listed | None:
+        """Return the row that lists this volume, or one of its study, and note that it came."""
+        found = self._db.execute(
+            "SELECT name, cells, doubts FROM row WHERE name = ?", (name,)
+        ).fetchone()
+        if found is not None:
+            self.mark(name)
+        elif group:
+            found = self._db.execute(
+                "SELECT name, cells, doubts FROM row WHERE kin = ? ORDER BY number LIMIT 1",
+                (group,),
+            ).fetchone()
+        if found is None:
+            return None
+        return Listed(json.loads(found[1]), tuple((r, why) for r, why in json.loads(found[2])))
+
+    def mark(self, name: str) -> None:
+        """Note that what this row lists is there."""
+        self._db.execute("UPDATE row SET used = 1 WHERE name = ?", (name,))
+
+    def unclaimed(self) -> Iterator[tuple[str, str]]:
+        """Yield (item, name) of each row that lists nothing that came, in the table's order."""
+        cursor = self._db.cursor().execute(
+            "SELECT item, name FROM row WHERE used = 0 ORDER BY number, name"
+        )
+        while rows := cursor.fetchmany(256):
+            yield from rows
+
+
+def refused(row: Row, *, ids: tuple[str, ...], paths: tuple[str, ...] = ()) -> Rejection | None:
+    """Return why a row cannot be used at all, before anything of it is looked up.
+
+    Args:
+        ids: Cells that become ids.
+        paths: Cells that are paths; they are compared with names of files and never opened.
+
+    Returns:
+        None, or a rejection with rule ``unsafe-id`` or ``ragged-row``. It does not repeat an
+        unsafe cell.
+    """
+    if row.n_extra:
+        return Rejection(
+            f"row {row.number}",
+            "ragged-row",
+            f"The row has {row.n_extra} cells more than the header: a quote or a separator is out "
+            "of place. Mend the table there.",
+        )
+    if unsafe(*ids) or climbs(*paths):
+        return Rejection(
+            f"row {row.number}",
+            "unsafe-id",
+            "An id or path of the row leads out of its folder ('..' or a separator in it). It was "
+            "not opened. Give it a plain id.",
+        )
+    return None

@@ -1,0 +1,126 @@
+"""The Medical Imaging Data Structure, as BIMCV names its files: names and sidecars → facts.
+
+``sub-S1/ses-E2/mod-rx/sub-S1_ses-E2_acq-1_run-4_bp-chest_ct.nii.gz`` with a ``.json`` of DICOM tags
+beside it. MIDS is BIDS with body parts (github.com/BIMCV-CSUSP/MIDS).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfinder.curate.sources.listing import stem
+from medfinder.records import Rejection
+
+#: Words of body parts that a chest CT's name may have.
+CHEST = ("chest", "thorax", "torax", "lung", "pulmon")
+_MODALITIES = {
+    "ct": "CT", "cr": "computed radiography", "dx": "digital radiography", "mr": "MR", "pt": "PET",
+    "us": "ultrasound", "mg": "mammography", "xa": "angiography", "rf": "fluoroscopy",
+}  # fmt: skip
+_MAX_SIDECAR_BYTES = 2**24
+# Keyword -> group and element, for sidecars in DICOM's JSON model.
+_TAGS = {
+    "StudyDate": "00080020", "Modality": "00080060", "Manufacturer": "00080070",
+    "PatientBirthDate": "00100030", "PatientSex": "00100040", "PatientAge": "00101010",
+    "BodyPartExamined": "00180015", "ConvolutionKernel": "00181210",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a file's name says.
+
+    Attributes:
+        patient: ``sub-...``; "" where the name has none, as the others.
+        session: ``ses-...``, the study.
+        run: What tells the volumes of a session apart: ``acq-1_run-2``.
+        body_part: Lower case, such as ``chest``.
+        modality: The last word, lower case: ``ct``, ``cr``, ``dx``.
+    """
+
+    patient: str = ""
+    session: str = ""
+    run: str = ""
+    body_part: str = ""
+    modality: str = ""
+
+    @classmethod
+    def parse(cls, path: str) -> "Name":
+        """Read the name of a file, with or without folders and suffix."""
+        patient = session = body_part = modality = ""
+        runs = []
+        for part in re.sub(r"\.(png|json|jpe?g|tiff?|dcm)$", "", stem(path), flags=re.I).split("_"):
+            key, dash, value = part.partition("-")
+            if not dash:
+                modality = part.lower()
+            elif key == "sub":
+                patient = part
+            elif key == "ses":
+                session = part
+            elif key == "bp":
+                body_part = value.lower()
+            elif key not in ("mod", "vp"):
+                runs.append(part)
+        return cls(patient, session, "_".join(runs), body_part, modality)
+
+    def refusal(self, item: str) -> Rejection | None:
+        """Return why a file of this name is no chest CT: ``other-modality``, ``other-body-part``."""
+        if self.modality != "ct":
+            what = _MODALITIES.get(self.modality, "of a kind its name does not tell")
+            return Rejection(
+                item, "other-modality", f"The file is {what}, by its name; expected CT (..._ct)."
+            )
+        if self.body_part and not any(word in self.body_part for word in CHEST):
+            return Rejection(
+                item,
+                "other-body-part",
+                f"The CT is of {self.body_part[:40]!r}, by its name; expected chest.",
+            )
+        return None
+
+
+def read_sidecar(volume: Path) -> Mapping[str, str] | None:
+    """Return the DICOM tags in the ``.json`` beside a volume; {} without one, None if it is broken.
+
+    Tags by keyword (``"PatientSex": "F"``) and DICOM's JSON model (PS3.18 F) are both read. Only
+    tags that say nothing of who the patient is are returned, `PatientBirthDate` for the age.
+    """
+    path = volume.parent / (stem(volume.name) + ".json")
+    try:
+        if not path.is_file():
+            return {}
+        if path.stat().st_size > _MAX_SIDECAR_BYTES:
+            return None
+        found = json.loads(path.read_bytes().decode("utf-8-sig", "replace"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, Mapping):
+        return None
+    tags = {key: _plain(found.get(key, found.get(tag))) for key, tag in _TAGS.items()}
+    return {key: value for key, value in tags.items() if value}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("Value")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, (str, int, float)):
+        return str(value).strip()
+    return ""
+
+
+def age_at(birth: str, study: str) -> str:
+    """Return whole years from a birth date (a year is enough) to a study date; "" when unclear."""
+    dates = [
+        re.fullmatch(r"(\d{4})-?(\d{2})?-?(\d{2})?.*", text.strip()) for text in (birth, study)
+    ]
+    if not all(dates):
+        return ""
+    (y0, *d0), (y1, *d1) = (m.groups() for m in dates if m)
+    before = None not in (*d0, *d1) and d1 < d0
+    years = int(y1) - int(y0) - before
+    return str(years) if 0 <= years <= 120 else ""
