@@ -113,7 +113,7 @@ class RowReader:
             ``.json`` file is held whole.
         columns: Our name → the names a table may have for it, best first; capitals, spaces, dashes
             and underscores do not matter. Of several, the first filled cell of each row counts.
-        needs: Our names without which the table is of no use.
+        needs: Our names without which the table is of no use; ``"a|b"`` is content with either.
 
     Raises:
         InputError: No such file, not a table, no rows, or a column that is needed is missing.
@@ -133,11 +133,15 @@ class RowReader:
             ours: tuple(present[_loose(name)] for name in theirs if _loose(name) in present)
             for ours, theirs in columns.items()
         }
-        lacking = [name for name in needs if not self._columns[name]]
+        lacking = [
+            " or ".join(columns[name][0] for name in need.split("|"))
+            for need in needs
+            if not any(self._columns[name] for name in need.split("|"))
+        ]
         if lacking:
             raise InputError(
                 f"The table lacks {'a column' if len(lacking) == 1 else 'columns'}: expected "
-                f"{', '.join(columns[name][0] for name in lacking)}; found: {_shown(header)}. "
+                f"{', '.join(lacking)}; found: {_shown(header)}. "
                 "Rename a column, or give another table.",
                 rule="missing-column",
             )

@@ -6,17 +6,22 @@ is: a table of any length takes a few megabytes of memory.
 
 import hashlib
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from medfinder.curate.tables import Row
 from medfinder.records import Rejection
 
 NOT_LISTED = ("not-listed", "No table lists this volume, so that it has no report. Find its row.")
-FORMULA = "A cell of its row was a spreadsheet formula and is plain text now: {names}. Look at it."
+_FORMULA = "A cell of its row was a spreadsheet formula and is plain text now: {names}. Look at it."
+_KIN_LISTED = (
+    "not-listed",
+    "The table lists other volumes of this study, not this one; their report is used. Compare.",
+)
 _RIVAL = (
     "ambiguous-report",
     "Another row of the table names it too and says something else; the first is used. Compare.",
@@ -73,7 +78,6 @@ class Listing:
             " digest BLOB, cells TEXT, doubts TEXT, used INTEGER DEFAULT 0) WITHOUT ROWID;"
             "CREATE INDEX kin ON row (kin);"
         )
-        self.n_rows = 0
 
     def __del__(self) -> None:
         self._db.close()
@@ -98,7 +102,6 @@ class Listing:
         Returns:
             None, or a rejection with rule ``duplicate-row``.
         """
-        self.n_rows += 1
         item = f"row {row.number}: {label or name}"
         cells = json.dumps(dict(row.cells), ensure_ascii=False)
         digest = hashlib.blake2b(cells.encode("utf-8", "replace"), digest_size=12).digest()
@@ -106,7 +109,6 @@ class Listing:
             "SELECT number, digest FROM row WHERE name = ?", (name,)
         ).fetchone()
         if known is None:
-            doubts = [("formula-cell", FORMULA.format(names=", ".join(row.formulas)))]
             self._db.execute(
                 "INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 (
@@ -116,7 +118,7 @@ class Listing:
                     row.number,
                     digest,
                     cells if keep else "{}",
-                    json.dumps(doubts if row.formulas else []),
+                    json.dumps(row_doubts(row)),
                 ),
             )
             return None
@@ -136,28 +138,30 @@ class Listing:
         (found,) = self._db.execute("SELECT doubts FROM row WHERE name = ?", (name,)).fetchone()
         return [(rule, reason) for rule, reason in json.loads(found) if rule != _RIVAL[0]]
 
-    def __contains__(self, name: str) -> bool:
-        return self._db.execute("SELECT 1 FROM row WHERE name = ?", (name,)).fetchone() is not None
-
     def claim(self, name: str, group: str = "") -> Listed | None:
         """Return the row that lists this volume, or one of its study, and note that it came."""
-        found = self._db.execute(
-            "SELECT name, cells, doubts FROM row WHERE name = ?", (name,)
-        ).fetchone()
+        columns = "SELECT cells, doubts FROM row WHERE "
+        found = self._db.execute(columns + "name = ?", (name,)).fetchone()
+        extra: list[tuple[str, str]] = []
         if found is not None:
             self.mark(name)
         elif group:
             found = self._db.execute(
-                "SELECT name, cells, doubts FROM row WHERE kin = ? ORDER BY number LIMIT 1",
-                (group,),
+                columns + "kin = ? ORDER BY number LIMIT 1", (group,)
             ).fetchone()
+            extra = [_KIN_LISTED]
         if found is None:
             return None
-        return Listed(json.loads(found[1]), tuple((r, why) for r, why in json.loads(found[2])))
+        doubts = [(rule, reason) for rule, reason in json.loads(found[1])]
+        return Listed(json.loads(found[0]), (*doubts, *extra))
 
     def mark(self, name: str) -> None:
         """Note that what this row lists is there."""
         self._db.execute("UPDATE row SET used = 1 WHERE name = ?", (name,))
+
+    def __len__(self) -> int:
+        """Return the number of rows that were taken in."""
+        return int(self._db.execute("SELECT COUNT(*) FROM row").fetchone()[0])
 
     def unclaimed(self) -> Iterator[tuple[str, str]]:
         """Yield (item, name) of each row that lists nothing that came, in the table's order."""
@@ -194,3 +198,25 @@ def refused(row: Row, *, ids: tuple[str, ...], paths: tuple[str, ...] = ()) -> R
             "not opened. Give it a plain id.",
         )
     return None
+
+
+def row_doubts(row: Row) -> tuple[tuple[str, str], ...]:
+    """Return what is doubtful about a row by itself: ``formula-cell``."""
+    if not row.formulas:
+        return ()
+    return (("formula-cell", _FORMULA.format(names=", ".join(dict.fromkeys(row.formulas)))),)
+
+
+def find_tables(root: Path, names: str, skip: str) -> list[Path]:
+    """Return the tables below `root` in order of their paths.
+
+    Args:
+        names: Pattern of whole file names, in any case.
+        skip: Pattern of whole names of folders that hold volumes and are not entered: an archive
+            has a hundred thousand of them.
+    """
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not re.fullmatch(skip, f) and f[0] != ".")
+        found += [Path(folder, name) for name in sorted(files) if re.fullmatch(names, name, re.I)]
+    return found

@@ -20,12 +20,30 @@ _MODALITIES = {
     "ct": "CT", "cr": "computed radiography", "dx": "digital radiography", "mr": "MR", "pt": "PET",
     "us": "ultrasound", "mg": "mammography", "xa": "angiography", "rf": "fluoroscopy",
 }  # fmt: skip
+#: Columns of BIMCV's tables, raw and published: our name -> theirs.
+TABLE: Mapping[str, tuple[str, ...]] = {
+    "patient_id": ("PatientID", "participant", "participant_id", "subject"),
+    "report_id": ("ReportID", "session", "session_id", "StudyID"),
+    "text": ("Report",),
+    "translation": ("Report_en", "Report_english", "ReportEn"),
+    "labels": ("Labels",),
+    "path": ("path", "ct_path", "filepath", "file", "filename"),
+}
 _MAX_SIDECAR_BYTES = 2**24
 # Keyword -> group and element, for sidecars in DICOM's JSON model.
 _TAGS = {
     "StudyDate": "00080020", "Modality": "00080060", "Manufacturer": "00080070",
     "PatientBirthDate": "00100030", "PatientSex": "00100040", "PatientAge": "00101010",
     "BodyPartExamined": "00180015", "ConvolutionKernel": "00181210",
+}  # fmt: skip
+# Of persons: what a text is searched for, so that it can be taken out.
+_PERSONAL = {
+    "PatientName": "00100010", "PatientID": "00100020", "OtherPatientIDs": "00101000",
+    "PatientAddress": "00101040", "PatientTelephoneNumbers": "00102154",
+    "AccessionNumber": "00080050", "ReferringPhysicianName": "00080090",
+    "PerformingPhysicianName": "00081050", "OperatorsName": "00081070",
+    "NameOfPhysiciansReadingStudy": "00081060", "InstitutionName": "00080080",
+    "InstitutionAddress": "00080081",
 }  # fmt: skip
 
 
@@ -67,9 +85,18 @@ class Name:
         return cls(patient, session, "_".join(runs), body_part, modality)
 
     def refusal(self, item: str) -> Rejection | None:
-        """Return why a file of this name is no chest CT: ``other-modality``, ``other-body-part``."""
+        """Return why a file of this name is no chest CT; None if it may be one.
+
+        Rules ``other-modality``, ``other-body-part`` and ``unexpected-file``.
+        """
         if self.modality != "ct":
-            what = _MODALITIES.get(self.modality, "of a kind its name does not tell")
+            if self.modality not in _MODALITIES:
+                return Rejection(
+                    item,
+                    "unexpected-file",
+                    "The name does not say what the file is; expected sub-..._ses-..._ct.nii.gz.",
+                )
+            what = _MODALITIES[self.modality]
             return Rejection(
                 item, "other-modality", f"The file is {what}, by its name; expected CT (..._ct)."
             )
@@ -82,32 +109,52 @@ class Name:
         return None
 
 
-def read_sidecar(volume: Path) -> Mapping[str, str] | None:
-    """Return the DICOM tags in the ``.json`` beside a volume; {} without one, None if it is broken.
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """The ``.json`` beside a volume.
 
-    Tags by keyword (``"PatientSex": "F"``) and DICOM's JSON model (PS3.18 F) are both read. Only
-    tags that say nothing of who the patient is are returned, `PatientBirthDate` for the age.
+    Attributes:
+        tags: DICOM keyword → value, of those that say nothing of who the patient is.
+        known: Names, numbers and places of persons, which must leave the report.
+        broken: There is one, and it cannot be read.
     """
-    path = volume.parent / (stem(volume.name) + ".json")
-    try:
-        if not path.is_file():
-            return {}
-        if path.stat().st_size > _MAX_SIDECAR_BYTES:
-            return None
-        found = json.loads(path.read_bytes().decode("utf-8-sig", "replace"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(found, Mapping):
-        return None
-    tags = {key: _plain(found.get(key, found.get(tag))) for key, tag in _TAGS.items()}
-    return {key: value for key, value in tags.items() if value}
+
+    tags: Mapping[str, str]
+    known: tuple[str, ...] = ()
+    broken: bool = False
+
+    @classmethod
+    def read(cls, volume: Path) -> "Sidecar":
+        """Read the sidecar of a volume; without one, or with a broken one, it is empty.
+
+        Tags by keyword (``"PatientSex": "F"``) and DICOM's JSON model (PS3.18 F) are both read.
+        """
+        path = volume.parent / (stem(volume.name) + ".json")
+        try:
+            if not path.is_file():
+                return cls({})
+            if path.stat().st_size > _MAX_SIDECAR_BYTES:
+                return cls({}, broken=True)
+            found = json.loads(path.read_bytes().decode("utf-8-sig", "replace"))
+        except (OSError, ValueError, RecursionError):
+            return cls({}, broken=True)
+        if not isinstance(found, Mapping):
+            return cls({}, broken=True)
+        tags = {key: _plain(found.get(key, found.get(tag))) for key, tag in _TAGS.items()}
+        known = (_plain(found.get(key, found.get(tag))) for key, tag in _PERSONAL.items())
+        return cls(
+            {key: value for key, value in tags.items() if value},
+            tuple(dict.fromkeys(value.replace("^", " ").strip() for value in known if value)),
+        )
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        value = value.get("Value")
+    if isinstance(value, Mapping) and "Value" in value:
+        value = value["Value"]
     if isinstance(value, list):
         value = value[0] if value else None
+    if isinstance(value, Mapping):  # a person's name in DICOM's JSON model
+        value = value.get("Alphabetic")
     if isinstance(value, (str, int, float)):
         return str(value).strip()
     return ""

@@ -23,6 +23,8 @@ class Facts:
         text: Report, in its original language where the source has that; "" without one.
         language: Of `text`, where the source says so; None has it told from the words.
         translation: English that the source gives beside `text`; it is checked like any other.
+        known: Names and numbers of persons that the source holds beside the text, by which the
+            text is de-identified.
         labels: Findings that the source's label table gives, as it spells them, trimmed; None where
             the source has no labels at all.
         kernel: Convolution kernel, where table or sidecar name it; it tells reconstructions apart.
@@ -37,6 +39,7 @@ class Facts:
     text: str = ""
     language: Language | None = None
     translation: str = ""
+    known: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     sex: Literal["F", "M"] | None = None
     age: int | None = None
@@ -57,7 +60,6 @@ class Facts:
 
         raw_patient, raw_study = tags.get("patient_id"), tags.get("study_id")
         body_part = pick("body_part")
-        split = (cells.get("split") or "").lower()
         return cls(
             fallback_id=fallback_id,
             study_id=cells.get("study_id") or None,
@@ -70,7 +72,7 @@ class Facts:
             study_date=parse_date(pick("study_date")),
             manufacturer=pick("manufacturer"),
             body_part=body_part.lower() if body_part else None,
-            split=_SPLITS.get(split),
+            split=parse_split(cells.get("split")),
         )
 
 
@@ -120,6 +122,11 @@ def parse_date(text: str | None) -> str | None:
                 return None
             return found.isoformat() if 1900 <= year <= 2100 else None
     return None
+
+
+def parse_split(text: str | None) -> Split | None:
+    """Read ``train``, ``validation``, ``dev``, ``test``, …; None when it says none of them."""
+    return _SPLITS.get((text or "").strip().lower())
 
 
 @dataclass(frozen=True, slots=True)
