@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,14 @@ from medfinder.cli.talk import done, emit, progress
 if TYPE_CHECKING:
     from medfinder.curate.sources.source import Source
 
+_Config = Annotated[Path | None, typer.Option(help="TOML file; its table 'curate' is read.")]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting: check.min_slices=20. Repeatable."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+_Out = Annotated[Path, typer.Argument(help="Folder to write.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb, with one command a source, to the application."""
@@ -18,7 +26,8 @@ def register(app: typer.Typer) -> None:
         help="Turn raw CTs and reports into studies, and say what was left out.",
         no_args_is_help=True,
     )
-    sources.command("folder")(folder)
+    for command in (folder, bimcv, bimcv_r, ct_rate, merlin):
+        sources.command(command.__name__.replace("_", "-"))(command)
     app.add_typer(sources, name="curate")
 
 
@@ -26,24 +35,19 @@ def folder(
     root: Annotated[
         Path, typer.Argument(help="Folder of NIfTI files and DICOM series, any depth.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: _Out,
     reports: Annotated[
         Path | None,
         typer.Option(
-            help="CSV, TSV or JSON table: file or study_id, text, and what else is known."
+            help="CSV, TSV, XLSX or JSON table: file or study_id, text, and what else is known."
         ),
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="Column that holds the report, if not called text, report, …")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file; its table 'curate' is read.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting: check.min_slices=20. Repeatable."),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    config: _Config = None,
+    set_: _Set = None,
+    json_: _Json = False,
 ) -> None:
     """Curate a folder of CTs, with or without reports.
 
@@ -54,6 +58,107 @@ def folder(
     from medfinder.curate.sources.folder import FolderSource
 
     _run(FolderSource(root, reports, text), out, config, set_ or (), json_)
+
+
+def bimcv(
+    root: Annotated[
+        Path, typer.Argument(help="A BIMCV-COVID19 collection as released, or a folder of several.")
+    ],
+    out: _Out,
+    config: _Config = None,
+    set_: _Set = None,
+    json_: _Json = False,
+) -> None:
+    """Curate the raw BIMCV-COVID19 tree: CT out of CT, CR and DX, with its tables of labels.
+
+    Example: medfinder curate bimcv ./covid19_posi studies
+
+    Reads sub-*/ses-*/mod-*/*_ct.nii.gz with their .json, participants.tsv and
+    derivatives/labels/labels_*.tsv. X-rays are rows of OUT/rejections.parquet.
+    """
+    from medfinder.curate.sources.bimcv import BimcvSource
+
+    _run(BimcvSource(root), out, config, set_ or (), json_)
+
+
+def bimcv_r(
+    table: Annotated[Path, typer.Argument(help="The published table: CSV, TSV or XLSX.")],
+    out: _Out,
+    volumes: Annotated[
+        Path | None, typer.Option(help="Folder with the shards CT1 to CT10, any depth.")
+    ] = None,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Curate reports and labels without any volume.")
+    ] = False,
+    every_volume: Annotated[
+        bool,
+        typer.Option("--every-volume", help="Make each volume a study, not each ReportID."),
+    ] = False,
+    split: Annotated[
+        Literal["own", "published"],
+        typer.Option(help="published: the authors', by shard. own: made by patient."),
+    ] = "own",
+    config: _Config = None,
+    set_: _Set = None,
+    json_: _Json = False,
+) -> None:
+    """Curate the published BIMCV-R: its table, with or without the volumes.
+
+    Example: medfinder curate bimcv-r meta/BIMCV-R.csv studies --volumes .
+
+    Volumes are matched to rows by file name. Of the volumes of one ReportID the best one stands
+    for the study, unless --every-volume.
+    """
+    from medfinder.curate.sources.bimcv_r import BimcvRSource
+    from medfinder.errors import InputError
+
+    if (volumes is None) != table_only:
+        raise InputError(
+            "Where the volumes lie is not clear: expected one of --volumes DIR and --table-only, "
+            f"got {'both' if table_only else 'neither'}. Give one of them."
+        )
+    source = BimcvRSource(table, volumes, every_volume=every_volume, split=split)
+    _run(source, out, config, set_ or (), json_)
+
+
+def ct_rate(
+    root: Annotated[
+        Path, typer.Argument(help="CT-RATE's folder, or a part of it with its tables.")
+    ],
+    out: _Out,
+    config: _Config = None,
+    set_: _Set = None,
+    json_: _Json = False,
+) -> None:
+    """Curate CT-RATE: volumes, reports, the 18 labels and the scanner's metadata.
+
+    Example: medfinder curate ct-rate ./CT-RATE/dataset studies
+
+    Reconstructions of a scan are series of one study. The files hold HU already: the metadata's
+    rescale is not applied again.
+    """
+    from medfinder.curate.sources.ct_rate import CtRateSource
+
+    _run(CtRateSource(root), out, config, set_ or (), json_)
+
+
+def merlin(
+    root: Annotated[Path, typer.Argument(help="Merlin's folder: merlin_data and the spreadsheet.")],
+    out: _Out,
+    reports: Annotated[
+        Path | None, typer.Option(help="The table of reports, if it lies elsewhere: XLSX or CSV.")
+    ] = None,
+    config: _Config = None,
+    set_: _Set = None,
+    json_: _Json = False,
+) -> None:
+    """Curate Merlin: abdominal CTs, and their reports in a spreadsheet.
+
+    Example: medfinder curate merlin ./merlinabdominalctdataset studies
+    """
+    from medfinder.curate.sources.merlin import MerlinSource
+
+    _run(MerlinSource(root, reports), out, config, set_ or (), json_)
 
 
 def _run(
