@@ -97,7 +97,7 @@ class _Writer:
         rng, v = self.rng, self.verbosity
         body = self._body()
         sections = bool(rng.random() < 0.15 + 0.75 * v)
-        plain = self.language == "es" and rng.random() < self.config.p_plain
+        is_plain = self.language == "es" and rng.random() < self.config.p_plain
         impression = self._impression() if rng.random() < 0.25 + 0.7 * v else ""
         if not sections:
             text = " ".join([*body, impression]).strip()
@@ -115,7 +115,7 @@ class _Writer:
                 parts.append(("impression", impression))
             joint = "\n" if rng.random() < 0.7 else "\n\n"
             text = joint.join(f"{self._one(self.p.HEADINGS[k])}: {t}" for k, t in parts)
-        return _plain(text) if plain else text
+        return plain(text) if is_plain else text
 
     def _body(self) -> list[str]:
         rng, v, case = self.rng, self.verbosity, self.case
@@ -356,7 +356,7 @@ def _spanish(f: FindingSpec, abbreviate: bool) -> dict[str, str]:
     }
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return lower case without accents, full stops set apart, as some archives export reports."""
     bare = unicodedata.normalize("NFD", text.lower())
     bare = "".join(ch for ch in bare if unicodedata.category(ch) != "Mn")
