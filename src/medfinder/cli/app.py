@@ -8,6 +8,7 @@ import typer
 
 import medfinder
 from medfinder.cli import (
+    card,
     curate,
     demo,
     encode,
@@ -51,7 +52,7 @@ def options(
         os.environ["MEDFINDER_DEBUG"] = "1"
 
 
-for module in (demo, curate, train, index, search, serve, encode, findings, phantom, listing):
+for module in (demo, curate, card, train, index, search, serve, encode, findings, phantom, listing):
     module.register(app)
 
 

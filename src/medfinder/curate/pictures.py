@@ -113,6 +113,8 @@ def histogram(
         edges = np.array([low, low + width])
     heights, _ = np.histogram(np.clip(values, low, edges[-1]), edges, weights=weights)
     figure, axes = _figure(2.5)
+    if len(heights) == 1:  # one bar would fill the picture
+        axes.set_xlim(max(0.0, edges[0] - 2 * width), edges[1] + 2 * width)
     axes.bar(edges[:-1], heights, width=width * 0.94, align="edge", color=PALETTE[0])
     rest = float(weights[values > edges[-1]].sum())
     axes.set_xlabel(unit + (f" (the last bar holds {rest:,.0f} beyond)" if rest else ""))
@@ -120,7 +122,7 @@ def histogram(
     axes.yaxis.get_major_locator().set_params(integer=True)
     told = (
         f"A histogram of {unit} over {weights.sum():,.0f} studies, from {values[0]:g} to "
-        f"{values[-1]:g}; most lie near {edges[int(heights.argmax())]:g}."
+        f"{values[-1]:g}; the highest bar begins at {edges[int(heights.argmax())]:g}."
     )
     return _picture(name, title, told, figure)
 
@@ -174,23 +176,23 @@ def flow(
     Args:
         links: (from, to, value), from left to right; of one block they are drawn in this order.
     """
-    gap, bar, width = 26.0, 12.0, 960.0
+    gap, bar, width = 26.0, 12.0, 1100.0
     nodes = [node for node in nodes if node.value > 0]
     columns: dict[int, list[Node]] = {}
     for node in nodes:
         columns.setdefault(node.column, []).append(node)
     whole = max((sum(n.value for n in column) for column in columns.values()), default=1.0)
-    most = max(map(len, columns.values()), default=1)
     scale = 260.0 / whole
-    height = 270.0 + gap * most
-    step = (width - 210.0) / max(1, max(columns, default=0))
+    step = (width - 160.0) / max(1, max(columns, default=0))
     place: dict[str, tuple[float, float]] = {}
+    height = 0.0
     by_name = {node.name: node for node in nodes}
     for number, column in columns.items():
         y = 14.0
         for node in column:
             place[node.name] = (4.0 + step * number, y)
             y += max(node.value * scale, 1.0) + gap
+        height = max(height, y - gap / 2)
     left, right = dict.fromkeys(place, 0.0), dict.fromkeys(place, 0.0)
     parts: list[str] = []
     for start, end, value in links:

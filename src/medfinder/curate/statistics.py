@@ -279,7 +279,7 @@ class _Counting:
             self.spread["slices"][row["n_slices"]] += 1
             self.spread["slice_spacing"][round(row["spacing_mm_d"], 2)] += 1
             self.spread["pixel_spacing"][round(row["spacing_mm_w"], 2)] += 1
-        labels = dict.fromkeys(row["labels"] or ())
+        labels = set(row["labels"] or ())
         self.n_labelled += bool(labels)
         self.by["label"].update(labels)
         if row["report_text"] is not None:
