@@ -45,7 +45,8 @@ class Orthanc:
 @contextmanager
 def orthanc(folder: Path, users: dict[str, str] | None = None) -> Iterator[Orthanc]:
     """Start Orthanc with its storage in `folder`, and stop it."""
-    assert BINARY and PLUGIN
+    assert BINARY
+    assert PLUGIN
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -103,10 +104,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
-    def forward(self, cut: int | None = None, honest: bool = True) -> None:
+    def forward(self, cut: int | None = None, honest: bool = True, pause_s: float = 0.0) -> None:
         """Send Orthanc's answer, or its first `cut` bytes and then nothing.
 
-        Without `honest` the length is not announced, so that only the form tells of the cut.
+        Without `honest` the length is not announced, so that only the form tells of the cut. The
+        connection is closed after `pause_s`.
         """
         headers = {
             k: v for k, v in self.headers.items() if k.lower() in ("accept", "authorization")
@@ -120,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
             with error:
                 status, body, kind = error.code, error.read(), "text/plain"
         self.answer(status, body, kind, cut=cut, honest=honest)
+        self.wfile.flush()
+        time.sleep(pause_s)
 
     def answer(
         self,

@@ -19,7 +19,7 @@ from typing import Any
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.curate.sources.pacs import ENVIRONMENT, Pacs, PacsSeries, PacsStudy
 from medfinder.curate.sources.remote import Patience, Refused, Stalled, patiently
-from medfinder.curate.sources.reports import Reports, with_report
+from medfinder.curate.sources.reports import Reports, accession_of, with_report
 from medfinder.curate.sources.reports_sr import read_sr
 from medfinder.curate.sources.source import Facts
 from medfinder.errors import ArtifactError, ConfigError, InputError, UnreadableVolume
@@ -220,8 +220,7 @@ class DicomwebSource:
         """
         facts = self._folder.facts(ref, tags)
         study_id = ref.item.split("/")[0]
-        accession = self._accessions.get(study_id, "")
-        if not facts.text and accession:
+        if not facts.text and (accession := self._accessions.get(study_id) or accession_of(ref)):
             facts = self._folder.facts(ref, {**tags, "study_id": accession})
         raw = facts.raw_patient_id or facts.patient_id
         # The table names studies and patients by the numbers of the PACS: none is fit to be shown.

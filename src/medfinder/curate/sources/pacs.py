@@ -28,7 +28,7 @@ from medfinder.errors import InputError, MissingExtra
 
 ENVIRONMENT = "MEDFINDER_PACS"
 PIP = "pip install 'medfinder[pacs]'"
-_CHUNK_BYTES = 2**18
+_CHUNK_BYTES = 2**15  # what is lost of an answer that breaks off
 _PAGE = 500
 # As stored where the server can, which costs it no transcoding; else what every server must offer.
 _ACCEPT = (
