@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medfinder.curate.tables import Row
 from medfinder.records import Rejection
@@ -26,12 +26,15 @@ _RIVAL = (
     "ambiguous-report",
     "Another row of the table names it too and says something else; the first is used. Compare.",
 )
+# A part "..", or a separator, plain or as a URL writes it.
+_CLIMBS = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){2}(?:$|[/\\]|%2f|%5c)", re.IGNORECASE)
+_UNSAFE = re.compile(r"[/\\\0]|%2f|%5c|^\s*(?:\.|%2e)+\s*$", re.IGNORECASE)
 _SUFFIXES = (".nii.gz", ".nii")
 
 
 def stem(path: str) -> str:
     """Return the file's name in a path of any system, without folder and suffix of a volume."""
-    name = PurePosixPath(path.strip().replace("\\", "/")).name
+    name = path.strip().replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     for suffix in _SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -40,13 +43,12 @@ def stem(path: str) -> str:
 
 def climbs(*cells: str) -> bool:
     """Tell whether a path has a part ``..``, however it is written."""
-    plain = (re.sub(r"%2e", ".", re.sub(r"%2f|%5c", "/", c, flags=re.I), flags=re.I) for c in cells)
-    return any(".." in re.split(r"[/\\]", cell) for cell in plain)
+    return any(_CLIMBS.search(cell) for cell in cells)
 
 
 def unsafe(*ids: str) -> bool:
     """Tell whether an id could lead out of a folder: it has a separator, a NUL or is ``..``."""
-    return any(re.search(r"[/\\\0]|^\.+$|%2f|%5c", i, re.I) or climbs(i) for i in ids)
+    return any(_UNSAFE.search(text) for text in ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,12 @@ class Listing:
         # "" is a private file in SQLite's folder for such, deleted when it is closed; it is read
         # where `facts` is called, which need not be the thread that made it.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        # One transaction for all: it ends with the file.
         self._db.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE row (name TEXT PRIMARY KEY, kin TEXT, item TEXT, number INTEGER,"
             " digest BLOB, cells TEXT, doubts TEXT, used INTEGER DEFAULT 0) WITHOUT ROWID;"
-            "CREATE INDEX kin ON row (kin);"
+            "CREATE INDEX kin ON row (kin); BEGIN;"
         )
 
     def __del__(self) -> None:
