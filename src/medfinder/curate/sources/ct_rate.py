@@ -18,7 +18,7 @@ from typing import Any
 
 from medfinder.curate.sources.listing import NOT_LISTED, Listing, find_tables, refused, stem
 from medfinder.curate.sources.source import Facts, parse_age, parse_date, parse_sex
-from medfinder.curate.tables import RowReader
+from medfinder.curate.tables import RowReader, parse_list
 from medfinder.errors import InputError
 from medfinder.records import Rejection, Split
 from medfinder.report.vocabulary import LABELS
@@ -147,7 +147,7 @@ class CtRateSource:
             manufacturer=said.get("manufacturer") or None,
             body_part="chest",
             split=_SPLITS[match[2].lower()] if match else None,
-            kernel=said.get("kernel") or None,
+            kernel=next(iter(parse_list(said.get("kernel", ""))), None),
             doubts=row.doubts if row else (NOT_LISTED,),
         )
 
