@@ -228,7 +228,10 @@ def parse_list(cell: str) -> tuple[str, ...]:
     Reads Python's lists (``['', 'laminar atelectasis', ' pleural effusion']``), lists without
     quotes (``[C0032225,,C0018800]``), nested ones as one, and quotes that do not match.
     """
-    cell = cell.strip().replace("[", " ").replace("]", ",")
+    cell = cell.strip()
+    if cell.startswith("(") and cell.endswith(")"):  # a tuple's text
+        cell = cell[1:-1]
+    cell = cell.replace("[", " ").replace("]", ",")
     if len(cell) > _LONG_LIST:  # nobody's list: no need for care with quotes
         found = re.split(r"[,\t]", cell)
     else:
