@@ -1,6 +1,7 @@
 """``medfinder curate``: raw CTs and reports → studies and rejections."""
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,13 @@ _Set = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 _Out = Annotated[Path, typer.Argument(help="Folder to write.")]
+_Fhir = Annotated[
+    str | None,
+    typer.Option(help="FHIR DiagnosticReports: .ndjson, a Bundle, a folder, or a search's URL."),
+]
+_Sr = Annotated[
+    Path | None, typer.Option(help="Folder, or file, of DICOM Structured Reports of the studies.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +34,7 @@ def register(app: typer.Typer) -> None:
         help="Turn raw CTs and reports into studies, and say what was left out.",
         no_args_is_help=True,
     )
-    for command in (folder, bimcv, bimcv_r, ct_rate, merlin):
+    for command in (folder, bimcv, bimcv_r, ct_rate, merlin, dicomweb):
         sources.command(command.__name__.replace("_", "-"))(command)
     app.add_typer(sources, name="curate")
 
@@ -45,6 +53,8 @@ def folder(
     text: Annotated[
         str | None, typer.Option(help="Column that holds the report, if not called text, report, …")
     ] = None,
+    fhir: _Fhir = None,
+    sr: _Sr = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -53,11 +63,14 @@ def folder(
 
     Example: medfinder curate folder ./archive studies --reports reports.csv
 
+    A report of --fhir counts before one of --sr, and that before the table's.
+
     Bad items never stop the run: each is a row of OUT/rejections.parquet with its reason.
     """
     from medfinder.curate.sources.folder import FolderSource
 
-    _run(FolderSource(root, reports, text), out, config, set_ or (), json_)
+    source = _reported(FolderSource(root, reports, text), fhir, sr)
+    _run(source, out, config, set_ or (), json_)
 
 
 def bimcv(
@@ -159,6 +172,109 @@ def merlin(
     from medfinder.curate.sources.merlin import MerlinSource
 
     _run(MerlinSource(root, reports), out, config, set_ or (), json_)
+
+
+def dicomweb(
+    url: Annotated[
+        str, typer.Argument(help="Root of the PACS's DICOMweb: http://host:8042/dicom-web.")
+    ],
+    out: _Out,
+    download: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is retrieved, identified as it is; OUT-pacs if not given."),
+    ] = None,
+    from_date: Annotated[
+        str | None, typer.Option(help="First day of the studies, such as 2020-03-01.")
+    ] = None,
+    to_date: Annotated[str | None, typer.Option(help="Last day of the studies.")] = None,
+    body_part: Annotated[
+        str, typer.Option(help="BodyPartExamined of the series, such as CHEST.")
+    ] = "",
+    patients: Annotated[
+        Path | None, typer.Option(help="Text file of the PatientIDs that are wanted, one a line.")
+    ] = None,
+    accessions: Annotated[
+        Path | None, typer.Option(help="Text file of accession numbers, one a line.")
+    ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option(help="CSV, TSV, XLSX or JSON table: study_id or accession, and text."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Column that holds the report, if not called text, report, …")
+    ] = None,
+    fhir: _Fhir = None,
+    sr: _Sr = None,
+    config: _Config = None,
+    set_: _Set = None,
+    json_: _Json = False,
+) -> None:
+    """Retrieve CT studies from a PACS and curate them, with the Structured Reports it has.
+
+    Example: medfinder curate dicomweb http://pacs:8042/dicom-web studies --from-date 2020-03-01
+
+    A run that stops goes on where it stopped. Credentials come from the environment:
+    MEDFINDER_PACS_TOKEN, or MEDFINDER_PACS_USER and MEDFINDER_PACS_PASSWORD; MEDFINDER_FHIR_* alike.
+    """
+    from medfinder.curate.sources.dicomweb import DicomwebSource, PacsQuery
+
+    query = PacsQuery(
+        from_date=_day(from_date),
+        to_date=_day(to_date),
+        body_part=body_part,
+        patients=_lines(patients),
+        accessions=_lines(accessions),
+    )
+    download = download or out.with_name(f"{out.name}-pacs")
+    source = _reported(DicomwebSource(url, download, query, reports, text), fhir, sr)
+    _run(source, out, config, set_ or (), json_)
+
+
+def _day(text: str | None) -> date | None:
+    from medfinder.curate.sources.source import parse_date
+    from medfinder.errors import ConfigError
+
+    if text is None:
+        return None
+    found = parse_date(text)
+    if found is None:
+        raise ConfigError(f"A day is written as 2020-03-01, got {text[:20]!r}. Write it so.")
+    return date.fromisoformat(found)
+
+
+def _lines(path: Path | None) -> tuple[str, ...]:
+    from medfinder.errors import InputError
+
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(
+            f"The list {str(path)!r} cannot be read: expected a text file in UTF-8, one number a "
+            "line. Check it."
+        ) from None
+    found = tuple(dict.fromkeys(filter(None, (line.strip() for line in lines))))
+    if not found:  # an empty list must not come to mean all
+        raise InputError(
+            f"The list {str(path)!r} is empty: expected one number a line. Fill it, or leave it out."
+        )
+    return found
+
+
+def _reported(source: "Source", fhir: str | None, sr: Path | None) -> "Source":
+    """Give the studies of a source the reports of other places, the last one's first."""
+    from medfinder.curate.sources.reports import Reported, Reports
+
+    if sr is not None:
+        from medfinder.curate.sources.reports_sr import read_sr
+
+        source = Reported(source, Reports(read_sr(sr)))
+    if fhir is not None:
+        from medfinder.curate.sources.reports_fhir import read_fhir
+
+        source = Reported(source, Reports(read_fhir(fhir)))
+    return source
 
 
 def _run(

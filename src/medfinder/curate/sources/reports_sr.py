@@ -15,7 +15,7 @@ from typing import Any
 from medfinder.curate.sources.reports import ReportRow, ReportStatus, language_of
 from medfinder.errors import EmptyReport, InputError, UnreadableVolume
 from medfinder.records import Language, Rejection
-from medfinder.volume.header import read_header
+from medfinder.volume.header import UNDEFINED, read_header
 from medfinder.volume.tree import walk
 
 _REPORT_CLASSES = frozenset(
@@ -80,7 +80,9 @@ def _read(file: Path, item: str) -> Iterator[ReportRow]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break the standard, which may quote them
         try:
-            yield from sr_rows(dcmread(file), item)
+            dataset = dcmread(file)
+            _check_whole(dataset)
+            yield from sr_rows(dataset, item)
         except InputError:
             raise
         except Exception as error:  # the parser's own failure is this file's, not the run's
@@ -89,6 +91,20 @@ def _read(file: Path, item: str) -> Iterator[ReportRow]:
                 "Export it again.",
                 rule="unreadable",
             ) from None
+
+
+def _check_whole(dataset: Any) -> None:
+    """Refuse a file that breaks off, of which pydicom gives the sentences that are left."""
+    for tag in dataset.keys():  # noqa: SIM118 (iterating decodes the elements)
+        raw = dataset.get_item(tag)
+        value = getattr(raw, "value", None)
+        length = getattr(raw, "length", 0)
+        if isinstance(value, bytes) and length != UNDEFINED and len(value) < length:
+            raise InputError(
+                "The structured report breaks off: expected the whole of its tree, got a part. "
+                "Copy the file again from its source.",
+                rule="truncated",
+            )
 
 
 def sr_rows(dataset: Any, item: str) -> Iterator[ReportRow]:
