@@ -22,6 +22,8 @@ Expected = Literal["rejection", "doubt", "split", "removed", "cleaned"]
 BIMCV: tuple[Layout, ...] = ("bimcv", "bimcv_r")
 LABELLED: tuple[Layout, ...] = ("bimcv", "bimcv_r", "ct_rate")
 EVERY: tuple[Layout, ...] = ("bimcv", "bimcv_r", "ct_rate", "merlin")
+USUAL = 0.015
+"""Share of a defect whose published rate is not known."""
 PLACEHOLDER = "Something wrong with the data! #################"
 # A translation that is wrong in one way may be found by another check as well.
 _TRANSLATION = tuple(
@@ -141,7 +143,7 @@ class Defect:
 
     name: str
     plant: Plant
-    share: float = 0.01
+    share: float = USUAL
     layouts: tuple[Layout, ...] = EVERY
     needs_volume: bool = False
     donor: Literal["", "other", "same"] = ""
@@ -153,7 +155,7 @@ DEFECTS: dict[str, Defect] = {}
 
 def defect(
     name: str,
-    share: float = 0.01,
+    share: float = USUAL,
     layouts: tuple[Layout, ...] = EVERY,
     *,
     needs_volume: bool = False,
@@ -266,7 +268,7 @@ def _nan_report(plot: Plot) -> list[Planted]:
     """Hold ``nan`` where a report was not there."""
     session = plot.session
     session.text = session.impression = "nan"
-    session.translation = "nan" if session.translation else ""
+    session.translation = ""
     also = ("no-report", "placeholder-report", "label-unmentioned", "short-report")
     return [plot.planted("nan-report", "cleaned", also=also)]
 
@@ -294,7 +296,7 @@ def _quotes(plot: Plot) -> list[Planted]:
 def _broken_sidecar(plot: Plot) -> list[Planted]:
     """End a sidecar in the middle: no reason to lose the CT."""
     plot.session.has_broken_sidecar = True
-    return [plot.planted("broken-sidecar", "cleaned")]
+    return plot.doubted("broken-sidecar", "broken-sidecar")
 
 
 # Reports ------------------------------------------------------------------------------------
@@ -305,8 +307,7 @@ def _placeholder_report(plot: Plot) -> list[Planted]:
     """Hold a message in place of the report."""
     session = plot.session
     session.text = PLACEHOLDER
-    session.impression = ""
-    session.translation = PLACEHOLDER if session.translation else ""
+    session.impression = session.translation = ""
     also = (
         *("short-report", "language-mismatch", "shared-report", "translation-placeholder"),
         *("label-unmentioned", *_TRANSLATION),
@@ -335,7 +336,7 @@ def _short_report(plot: Plot) -> list[Planted] | None:
     return plot.doubted("short-report", "short-report", also=("shared-report",))
 
 
-@defect("shared-report", 0.05, donor="other")
+@defect("shared-report", 0.012, donor="other")
 def _shared_report(plot: Plot) -> list[Planted] | None:
     """Give two patients one report, which fits both."""
     if plot.donor is None:
@@ -347,7 +348,7 @@ def _shared_report(plot: Plot) -> list[Planted] | None:
     ]
 
 
-@defect("shared-within-patient", 0.02, donor="same")
+@defect("shared-within-patient", 0.01, LABELLED, donor="same")
 def _shared_within_patient(plot: Plot) -> list[Planted] | None:
     """Give two sessions of a patient one report."""
     if plot.donor is None:
@@ -467,7 +468,7 @@ def _translation_placeholder(plot: Plot) -> list[Planted]:
     return plot.doubted("translation-placeholder", "translation-placeholder", also=_TRANSLATION)
 
 
-@defect("translation-of-another", 0.02, _ONLY_R, donor="other")
+@defect("translation-of-another", 0.005, _ONLY_R, donor="other")
 def _translation_of_another(plot: Plot) -> list[Planted] | None:
     """Hold the English of another study, whose findings are others."""
     if plot.donor is None or set(plot.donor.labels) == set(plot.session.labels):

@@ -44,9 +44,9 @@ def _wide(volume: Volume) -> Volume:
 
 
 def _shrunk(volume: Volume) -> Volume:
-    """Tell millimetres a hundred times too small."""
+    """Tell metres where millimetres are meant."""
     affine = volume.affine.copy()
-    affine[:3] *= 0.01
+    affine[:3] *= 0.001
     return replace(volume, affine=affine)
 
 
@@ -158,5 +158,4 @@ def write_radiograph(path: Path, seed: int) -> None:
 def _compress(data: bytes) -> bytes:
     import deflate
 
-    packed: bytes = deflate.gzip_compress(data, 1)
-    return packed
+    return bytes(deflate.gzip_compress(data, 1))
