@@ -22,11 +22,24 @@ def serve(
         bool,
         typer.Option("--allow-remote", help="Listen beyond this machine, without any sign-in."),
     ] = False,
+    review: Annotated[
+        Path | None,
+        typer.Option(help="Curated folder whose studies in doubt are reviewed at /review."),
+    ] = None,
 ) -> None:
     """Serve the search page and the REST API of an index.
 
     Example: medfinder serve idx
+
+    Example: medfinder serve idx --review studies
     """
     from medfinder.serve.app import serve as run
 
-    run(index, host=host, port=port, open_browser=open_browser, allow_remote=allow_remote)
+    run(
+        index,
+        host=host,
+        port=port,
+        open_browser=open_browser,
+        allow_remote=allow_remote,
+        review=review,
+    )

@@ -31,8 +31,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import medfinder
+from medfinder.curate.review import ReviewQueue
 from medfinder.errors import ConfigError, MedFinderError
 from medfinder.search.finder import Finder, open_index
+from medfinder.serve import review_routes
 from medfinder.serve.faults import Refusal, answer
 from medfinder.serve.routes import UPLOAD_PATH, Service, api, page
 from medfinder.serve.uploads import remove_leftovers
@@ -85,12 +87,17 @@ class ServeConfig:
     host_names: tuple[str, ...] = ()
 
 
-def create_app(index: Finder | str | Path, config: ServeConfig | None = None) -> FastAPI:
+def create_app(
+    index: Finder | str | Path,
+    config: ServeConfig | None = None,
+    review: ReviewQueue | str | Path | None = None,
+) -> FastAPI:
     """Build the application over one index.
 
     Args:
         index: An index folder, or a `Finder` that has one open.
         config: Bounds.
+        review: A curated folder, or its queue, whose doubted studies are reviewed at ``/review``.
 
     Raises:
         InputError: There is no such folder.
@@ -113,6 +120,12 @@ def create_app(index: Finder | str | Path, config: ServeConfig | None = None) ->
         yield
         service.close()
 
+    tags = [
+        {"name": "search", "description": "Queries and what they find."},
+        {"name": "studies", "description": "A study, its report and its slices."},
+        {"name": "index", "description": "What there is to find."},
+        {"name": "service", "description": "For whoever runs it."},
+    ]
     app = FastAPI(
         title="MedFinder",
         version=medfinder.__version__,
@@ -123,15 +136,16 @@ def create_app(index: Finder | str | Path, config: ServeConfig | None = None) ->
         docs_url=None,  # both viewers of FastAPI load their code from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        openapi_tags=[
-            {"name": "search", "description": "Queries and what they find."},
-            {"name": "studies", "description": "A study, its report and its slices."},
-            {"name": "index", "description": "What there is to find."},
-            {"name": "service", "description": "For whoever runs it."},
-        ],
+        openapi_tags=tags,
     )
     app.state.service = service
     app.include_router(api)
+    if review is not None:
+        queue = ReviewQueue(Path(review)) if isinstance(review, (str, Path)) else review
+        app.state.review = review_routes.ReviewService(queue)
+        app.include_router(review_routes.api)
+        app.include_router(review_routes.page)
+        tags.append(review_routes.TAG)
     app.include_router(page)
     for kind in (HTTPException, RequestValidationError, MedFinderError):
         app.add_exception_handler(kind, _on_error)
@@ -147,6 +161,7 @@ def serve(
     open_browser: bool = False,
     allow_remote: bool = False,
     config: ServeConfig | None = None,
+    review: ReviewQueue | str | Path | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve an index until interrupted; requests in work are finished first.
@@ -158,6 +173,7 @@ def serve(
         open_browser: Open the page once it is there.
         allow_remote: Listen on an address that other machines reach, without a sign-in.
         config: Bounds.
+        review: A curated folder, or its queue, whose doubted studies are reviewed at ``/review``.
         on_ready: Called with the page's URL, once connections are accepted; without it, the URL
             is written to stderr.
 
@@ -181,7 +197,7 @@ def serve(
     with contextlib.closing(listener):
         port = listener.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        app = create_app(index, config)
+        app = create_app(index, config, review)
         server = _Server(
             uvicorn.Config(
                 app,

@@ -46,6 +46,17 @@ FAULTS: dict[type[MedFinderError], tuple[int, str]] = {
 }
 """The nearest class in an error's ancestry decides."""
 
+RULES: dict[str, tuple[int, str]] = {
+    "unknown-study": (404, "Take ids from /v1/review/items."),
+    "settled": (409, "Reopen it with a reason, if it must change."),
+    "not-settled": (409, "Decide on it; /v1/review/items tells the state."),
+    "changed-source": (409, "Load the study again and look at what it is now."),
+    "taken": (409, "Take the next study of the queue."),
+    "no-reader": (422, "Send the reader's name in the header X-Reader, percent-encoded."),
+    "bad-reader": (422, "Send the reader's name in the header X-Reader, percent-encoded."),
+}
+"""An input error's rule decides before its class, where it is here."""
+
 INDEX_IS_GONE = "The index cannot be read: expected a finished index folder."
 
 
@@ -89,7 +100,7 @@ def answer(error: Exception, request_id: str) -> JSONResponse:
         message = "; ".join(_field(e) for e in error.errors()[:5])
     elif isinstance(error, MedFinderError):
         nearest = next(c for c in type(error).__mro__ if c in FAULTS)
-        status, hint = FAULTS[nearest]
+        status, hint = RULES.get(getattr(error, "rule", ""), FAULTS[nearest])
         kind = type(error).__name__
         # Messages of these classes may name the index's folder.
         message = INDEX_IS_GONE if issubclass(nearest, ArtifactError) else str(error)

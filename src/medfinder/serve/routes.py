@@ -245,12 +245,12 @@ def _request_id(request: Request) -> str:
 
 The = Annotated[Service, Depends(_service)]
 RequestId = Annotated[str, Depends(_request_id)]
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "What is wrong with the request, and a hint."},
     "5XX": {"model": ErrorResponse, "description": "What is wrong with the service."},
 }
 
-api = APIRouter(responses=_ERRORS)
+api = APIRouter(responses=ERRORS)
 page = APIRouter(include_in_schema=False)
 
 
@@ -462,7 +462,11 @@ async def get_page(request: Request, name: str = "") -> Response:
     """Return a file of the page; only those in the table exist."""
     if name not in _STATIC:
         raise Refusal(404, "Http", "There is nothing at this address.", "The page is at /.")
-    file, media_type = _STATIC[name]
+    return static_file(request, *_STATIC[name])
+
+
+def static_file(request: Request, file: str, media_type: str) -> Response:
+    """Return a packaged file, or that the browser's copy of it is current."""
     body, tag = _static(file)
     headers = {"etag": tag, "cache-control": "no-cache"}
     if tag in request.headers.get("if-none-match", ""):

@@ -270,7 +270,7 @@ def study_out(study: Study) -> StudyOut:
         spacing_mm=study.spacing_mm,
         planes=planes,
         report=ReportOut(text=report.text, language=report.language) if report else None,
-        findings=[_finding_out(f) for f in study.findings],
+        findings=[finding_out(f) for f in study.findings],
     )
 
 
@@ -290,7 +290,8 @@ def hit_out(hit: Hit) -> HitOut:
     )
 
 
-def _finding_out(finding: Finding) -> FindingOut:
+def finding_out(finding: Finding) -> FindingOut:
+    """Return a finding."""
     return FindingOut(
         name=finding.name,
         cui=finding.cui,

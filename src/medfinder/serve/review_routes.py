@@ -1,0 +1,209 @@
+"""What the service answers about a review: ``/v1/review`` and its page, where one is served.
+
+Who asks is in the header ``X-Reader``, percent-encoded UTF-8, as the header alone cannot hold every
+name. It is a name, not a sign-in: whoever reaches the service can write another one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, TypeVar
+from urllib.parse import unquote
+
+import anyio
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import Response
+
+from medfinder.curate.review import Decision, ReviewQueue, State, View, reader_name
+from medfinder.errors import ArtifactError, InputError
+from medfinder.serve.faults import Refusal
+from medfinder.serve.review_schemas import (
+    Ct,
+    DecisionRequest,
+    HistoryResponse,
+    QueueItem,
+    QueueResponse,
+    ReopenRequest,
+    ReviewItem,
+    ReviewStatus,
+    event_out,
+    item_out,
+    status_out,
+)
+from medfinder.serve.routes import ERRORS, Service, static_file
+
+T = TypeVar("T")
+MAX_ITEMS = 1000
+TAG = {"name": "review", "description": "Expert review of the studies in doubt."}
+_NOT_READABLE = "The dataset under review cannot be read or written."
+
+
+class ReviewService:
+    """What the review's routes share: the queue, and a lane of threads for it."""
+
+    def __init__(self, queue: ReviewQueue) -> None:
+        self.queue = queue
+        self._lane = anyio.CapacityLimiter(4)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Ask the queue.
+
+        Raises:
+            Refusal: 503 when the folder is being curated again, or its log cannot be used.
+        """
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._lane)
+        except ArtifactError as error:  # its text names folders
+            raise Refusal(
+                503,
+                type(error).__name__,
+                _NOT_READABLE,
+                "Ask whoever runs this service to look at the folder; no decision was lost.",
+            ) from None
+
+
+def _review(request: Request) -> ReviewService:
+    review: ReviewService = request.app.state.review
+    return review
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _reader(
+    x_reader: Annotated[
+        str, Header(description="Who reads, percent-encoded UTF-8.", max_length=1000)
+    ] = "",
+) -> str:
+    # What is no UTF-8 becomes halves of characters, which no name may hold.
+    return reader_name(unquote(x_reader, errors="surrogateescape"))
+
+
+The = Annotated[ReviewService, Depends(_review)]
+TheIndex = Annotated[Service, Depends(_service)]
+Reader = Annotated[str, Depends(_reader)]
+
+api = APIRouter(prefix="/v1/review", tags=["review"], responses=ERRORS)
+page = APIRouter(include_in_schema=False)
+
+
+@api.get("/status", operation_id="get_review_status")
+async def get_status(review: The) -> ReviewStatus:
+    """Return how far the review is, and how far its readers agree."""
+    queue = review.queue
+    return await review.run(lambda: status_out(queue.readers, queue.progress(), queue.agreement()))
+
+
+@api.get("/items", operation_id="get_review_items")
+async def get_items(
+    review: The,
+    reader: Reader,
+    state: Annotated[
+        list[State] | None, Query(description="Only items in these states, for this reader.")
+    ] = None,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 200,
+) -> QueueResponse:
+    """Return the queue, most doubted first, with each item's state for the reader who asks."""
+    states = await review.run(partial(review.queue.states, reader))
+    found = [(item, now) for item, now in states if state is None or now in state]
+    return QueueResponse(
+        items=[
+            QueueItem(
+                study_id=item.study_id,
+                weight=item.weight,
+                rules=list(dict.fromkeys(d.rule for d in item.doubts)),
+                state=now,
+            )
+            for item, now in found[offset : offset + limit]
+        ],
+        n_items=len(found),
+    )
+
+
+@api.get("/items/{study_id}", operation_id="get_review_item")
+async def get_item(study_id: str, review: The, index: TheIndex, reader: Reader) -> ReviewItem:
+    """Return a study under review, as the reader who asks may see it."""
+    view = await review.run(partial(review.queue.view, reader, study_id))
+    return await _item(review, index, view)
+
+
+@api.post("/items/{study_id}/lease", operation_id="lease_review_item")
+async def lease_item(study_id: str, review: The, index: TheIndex, reader: Reader) -> ReviewItem:
+    """Return a study and hold it for the reader, so that no more work on it than are needed."""
+    await review.run(partial(review.queue.lease, reader, study_id))
+    return await get_item(study_id, review, index, reader)
+
+
+@api.post("/items/{study_id}/decision", operation_id="decide_review_item")
+async def decide_item(
+    study_id: str, given: DecisionRequest, review: The, index: TheIndex, reader: Reader
+) -> ReviewItem:
+    """Record a decision; a second one of the same reader corrects the first, and both are kept."""
+    decision = Decision(
+        given.verdict,
+        given.translation,
+        None if given.labels is None else tuple(given.labels),
+        given.reason,
+    )
+    view = await review.run(
+        partial(review.queue.decide, reader, study_id, decision, shown=given.source_hash)
+    )
+    return await _item(review, index, view)
+
+
+@api.post("/items/{study_id}/reopen", operation_id="reopen_review_item")
+async def reopen_item(
+    study_id: str, given: ReopenRequest, review: The, index: TheIndex, reader: Reader
+) -> ReviewItem:
+    """Begin a settled study anew; its decisions stay in the audit trail."""
+    view = await review.run(partial(review.queue.reopen, reader, study_id, given.reason))
+    return await _item(review, index, view)
+
+
+@api.get("/items/{study_id}/history", operation_id="get_review_history")
+async def get_history(study_id: str, review: The, reader: Reader) -> HistoryResponse:
+    """Return a settled study's audit trail; before that it would tell one reader of another."""
+
+    def events() -> HistoryResponse:
+        if review.queue.view(reader, study_id).state != "settled":
+            raise InputError(
+                "The study is not settled, so its decisions are not shown. Decide on it first.",
+                rule="not-settled",
+            )
+        return HistoryResponse(events=[event_out(e) for e in review.queue.history(study_id)])
+
+    return await review.run(events)
+
+
+_STATIC = {
+    "review": ("review.html", "text/html; charset=utf-8"),
+    "review.js": ("review.js", "text/javascript; charset=utf-8"),
+    "review.css": ("review.css", "text/css; charset=utf-8"),
+}
+
+
+@page.get("/review")
+@page.get("/review.js")
+@page.get("/review.css")
+async def get_page(request: Request) -> Response:
+    """Return a file of the review's page."""
+    return static_file(request, *_STATIC[request.url.path.lstrip("/")])
+
+
+async def _item(review: ReviewService, index: Service, view: View) -> ReviewItem:
+    ct = await _ct(index, view)
+    return await review.run(lambda: item_out(view, ct))
+
+
+async def _ct(index: Service, view: View) -> Ct:
+    """Tell whether the index shows the CT that this review is about."""
+    study = view.shown.study
+    if not study.volume_path:
+        return "none"
+    try:
+        indexed = await index.study(study.study_id)
+    except Refusal:
+        return "none"
+    return "indexed" if indexed.volume_hash == study.volume_hash else "another"
