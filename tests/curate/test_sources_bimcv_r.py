@@ -185,7 +185,7 @@ def test_a_row_without_a_path_is_found_by_patient_and_study(table: Make, shards:
 def test_an_id_or_path_that_climbs_is_refused(table: Make, cells: dict[str, str]) -> None:
     facts, lost = read(BimcvRSource(table(row(**cells), row(2, 2))))
     assert list(facts) == ["row 3: ses-E2"]
-    assert lost == {"row 2": "unsafe-id"}
+    assert lost == {f"row 2: {next(iter(cells.values()))}": "unsafe-id"}
 
 
 def test_a_row_that_contradicts_the_file_s_name_is_doubted(table: Make, shards: Make) -> None:

@@ -164,7 +164,7 @@ def test_a_reconstruction_without_a_row_takes_its_scan_s_report(release: Release
 def test_a_volume_name_that_climbs_is_refused(release: Release) -> None:
     rows = "../../valid_9_a_1.nii.gz,,,x,y\n"
     _, lost = read(CtRateSource(release("valid_1_a_1", rows=rows)))
-    assert lost == {"row 2": "unsafe-id"}
+    assert lost == {"row 2: ../../valid_9_a_1.nii.gz": "unsafe-id"}
 
 
 def test_a_release_without_reports_or_their_columns_is_told(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_absent_unlisted_duplicate_and_unsafe_are_named(release: Release) -> Non
     assert lost == {
         "row 3: AC1": "duplicate-row",
         "row 4: AC3": "volume-missing",
-        "row 5": "unsafe-id",
+        "row 5: ../AC4": "unsafe-id",
     }
 
 

@@ -183,8 +183,7 @@ def refused(row: Row, *, ids: tuple[str, ...], paths: tuple[str, ...] = ()) -> R
         paths: Cells that are paths; they are compared with names of files and never opened.
 
     Returns:
-        None, or a rejection with rule ``unsafe-id`` or ``ragged-row``. It does not repeat an
-        unsafe cell.
+        None, or a rejection with rule ``unsafe-id`` or ``ragged-row``.
     """
     if row.n_extra:
         return Rejection(
@@ -193,9 +192,11 @@ def refused(row: Row, *, ids: tuple[str, ...], paths: tuple[str, ...] = ()) -> R
             f"The row has {row.n_extra} cells more than the header: a quote or a separator is out "
             "of place. Mend the table there.",
         )
-    if unsafe(*ids) or climbs(*paths):
+    found = next((text for text in ids if unsafe(text)), None)
+    found = found or next((text for text in paths if climbs(text)), None)
+    if found is not None:
         return Rejection(
-            f"row {row.number}",
+            f"row {row.number}: {found[:80]}",
             "unsafe-id",
             "An id or path of the row leads out of its folder ('..' or a separator in it). It was "
             "not opened. Give it a plain id.",
