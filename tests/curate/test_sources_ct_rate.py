@@ -80,6 +80,12 @@ def test_what_is_not_given_is_left_out(release: Release) -> None:
     assert found.text == "Findings: Clear lungs."
 
 
+def test_a_technique_without_findings_is_no_report(release: Release) -> None:
+    rows = "valid_1_a_1.nii.gz,Cough.,Axial.,nan,Not given.\n"
+    (found,) = read(CtRateSource(release("valid_1_a_1", listed=(), rows=rows)))[0].values()
+    assert found.text == ""
+
+
 def test_the_eighteen_labels_are_read_by_their_names(release: Release) -> None:
     root = release("valid_1_a_1", "valid_2_a_1")
     folder = root / "multi_abnormality_labels"

@@ -187,12 +187,10 @@ def _corrected(path: Path) -> Path | None:
 
 
 def _report(cells: Mapping[str, str]) -> str:
-    sections = [
-        f"{heading}: {cells[name]}"
-        for name, heading in _HEADINGS.items()
-        if cells.get(name) and not _NOT_GIVEN.fullmatch(cells[name])
-    ]
-    return "\n".join(sections)
+    parts = {n: cells.get(n, "") for n in _HEADINGS if not _NOT_GIVEN.fullmatch(cells.get(n, ""))}
+    if not parts.get("findings") and not parts.get("impression"):
+        return ""  # how and why it was scanned is no report
+    return "\n".join(f"{_HEADINGS[name]}: {part}" for name, part in parts.items() if part)
 
 
 def _present(cells: Mapping[str, str]) -> tuple[str, ...]:
