@@ -86,9 +86,10 @@ def deidentify_text(
     return DeidentifiedText(text, dict(sorted(counts.items())))
 
 
-def is_ordinary(word: str) -> bool:
-    """Whether a word (any case, accents or not) is one that reports use and no name."""
-    return _lists().ordinary_only(fold(word))
+def is_report_word(word: str) -> bool:
+    """Whether a word (any case, accents or not) is one that reports use, and no one's name."""
+    lists, word = _lists(), fold(word)
+    return word in lists.ordinary and word not in lists.given and word not in lists.surnames
 
 
 # ---------------------------------------------------------------------------------------------
@@ -218,8 +219,34 @@ def _lists() -> _Lists:
 
 
 _TITLES = frozenset(
-    "dr dra dres dras doctor doctora doctores sr sra srta sres d dna don dona prof profesor "
-    "profesora mr mrs ms miss lic ldo lda md".split()
+    [
+        "dr",
+        "dra",
+        "dres",
+        "dras",
+        "doctor",
+        "doctora",
+        "doctores",
+        "sr",
+        "sra",
+        "srta",
+        "sres",
+        "d",
+        "dna",
+        "don",
+        "dona",
+        "prof",
+        "profesor",
+        "profesora",
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "lic",
+        "ldo",
+        "lda",
+        "md",
+    ]
 )
 
 
@@ -409,7 +436,7 @@ def _before_post_nominal(page: _Page, offset: int) -> Iterator[_Span]:
         i = first - 1
         if first <= last and page.gap(first) not in (*_NAME_GAPS, ". "):
             break
-        if not page.is_capital(i) or page.sort(i) == "ordinary" and len(page.words[i]) > 1:
+        if not page.is_capital(i) or (page.sort(i) == "ordinary" and len(page.words[i]) > 1):
             break
         first = i
     if first <= last and len(page.words[last]) > 1:
@@ -741,7 +768,7 @@ def _addresses(page: _Page) -> Iterator[_Span]:
                 yield min(page.starts[i], page.starts[j]), max(page.ends[i], page.ends[j])
 
 
-_NOT_STREETS = frozenset("contraste civ iv sin con y de cont contrast".split())
+_NOT_STREETS = frozenset(["contraste", "civ", "iv", "sin", "con", "y", "de", "cont", "contrast"])
 
 
 def _street(page: _Page, start: int, at: int, sure: bool) -> _Span | None:
@@ -784,10 +811,38 @@ _FACILITY_AFTER = re.compile(
     r"|medical school|imaging cent(?:er|re)|health system|healthcare|cancer cent(?:er|re)|radiology (?:group|associates))(?!\w)"
 )
 _DESCRIPTORS = frozenset(
-    "general clinico universitario universitari provincial comarcal regional militar infantil materno politecnico central "
-    "university memorial community veterans national county district royal teaching saint st santa san nuestra senora virgen".split()
+    [
+        "general",
+        "clinico",
+        "universitario",
+        "universitari",
+        "provincial",
+        "comarcal",
+        "regional",
+        "militar",
+        "infantil",
+        "materno",
+        "politecnico",
+        "central",
+        "university",
+        "memorial",
+        "community",
+        "veterans",
+        "national",
+        "county",
+        "district",
+        "royal",
+        "teaching",
+        "saint",
+        "st",
+        "santa",
+        "san",
+        "nuestra",
+        "senora",
+        "virgen",
+    ]
 )
-_JOINS = frozenset("de del la las los el y i of the and for".split())
+_JOINS = frozenset(["de", "del", "la", "las", "los", "el", "y", "i", "of", "the", "and", "for"])
 _CITY_CUE = re.compile(
     r"(?<!\w)(?:en|de|desde|hacia|a|por|in|from|to|near|at|of|visiting|visito|vive en)[ ]$"
 )
@@ -950,9 +1005,7 @@ def _known_names(page: _Page, known: _Known) -> Iterator[_Span]:
                 if word in parts:
                     hits.add(word)
                     last = j
-                elif word not in lists.particles and len(word) > 1:
-                    break
-                elif j - last > 3:
+                elif (word not in lists.particles and len(word) > 1) or j - last > 3:
                     break
                 j += 1
             # one word of the name alone, unless reports use it for something else

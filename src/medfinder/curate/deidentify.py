@@ -1,0 +1,121 @@
+"""What leaves a hospital: dates moved, ages capped, volumes written without their headers' words.
+
+The smaller parts of de-identification, and the sum of what all parts removed. Text is the work of
+`medfinder.curate.deidentify_text`, DICOM of `medfinder.curate.deidentify_dicom`, numbers of
+patients and studies of `medfinder.curate.pseudonym`.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+from medfinder.curate.deidentify_text import OLDEST_AGE, deidentify_text
+from medfinder.curate.sources.source import Facts
+from medfinder.errors import InputError
+from medfinder.volume.nifti import write_nifti
+from medfinder.volume.volume import Volume
+
+MAX_SHIFT_DAYS = 5 * 365
+"""Dates are moved back by at least one day and by at most this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """How much was removed or replaced, by kind; sums of it go into a manifest.
+
+    Attributes:
+        counts: Kind, such as ``"name"`` or ``"private"``, → how often.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Removed") -> "Removed":
+        return Removed(dict(Counter(self.counts) + Counter(other.counts)))
+
+    def to_dict(self, prefix: str = "removed_") -> dict[str, int]:
+        """Return ``{"removed_date": 249, ...}``, sorted, fit for a manifest's counts."""
+        return {f"{prefix}{kind}": n for kind, n in sorted(self.counts.items())}
+
+
+def shift_days(patient: str, key: str) -> int:
+    """Return by how many days this patient's dates are moved back, 1 to `MAX_SHIFT_DAYS`.
+
+    One number a patient, so that the time between a patient's studies stays as it was.
+
+    Args:
+        patient: The raw number of the patient, as `pseudonym` takes it.
+        key: Secret of the site; whoever has it can move the dates forward again.
+
+    Source:
+        DICOM PS3.15 E.3.6, Retain Longitudinal Temporal Information with Modified Dates.
+    """
+    digest = hashlib.blake2b(
+        f"days\0{patient.strip()}".encode("utf-8", "surrogatepass"),
+        digest_size=8,
+        key=key.encode()[:64],
+    )
+    return 1 + int.from_bytes(digest.digest(), "big") % MAX_SHIFT_DAYS
+
+
+def shift_date(iso: str, days: int) -> str:
+    """Return the ISO date that lies `days` before an ISO date ``YYYY-MM-DD``.
+
+    Raises:
+        InputError: It is no such date, or the day before it has no number of its own.
+    """
+    try:
+        return (date.fromisoformat(iso) - timedelta(days=days)).isoformat()
+    except (ValueError, OverflowError):
+        raise InputError(
+            f"A date cannot be moved by {days} days: expected YYYY-MM-DD after the year 1. "
+            "Leave the date out, or write it so."
+        ) from None
+
+
+def cap_age(age: int | None) -> int | None:
+    """Return an age in years, with everything above 89 made 90."""
+    return None if age is None else min(age, OLDEST_AGE + 1)
+
+
+def deidentify_facts(facts: Facts, key: str) -> tuple[Facts, Removed]:
+    """Clean the words, dates and ages of what a source says of a volume; its ids are left alone.
+
+    Args:
+        facts: With raw ids; these, and nothing else of it, name the patient to look for.
+        key: As in `shift_days`.
+    """
+    patient = facts.raw_patient_id or facts.patient_id or facts.fallback_id
+    ids = (facts.raw_patient_id, facts.raw_study_id, facts.patient_id, facts.study_id)
+    known = tuple(text for text in ids if text)
+    text = deidentify_text(facts.text, facts.language, known)
+    translation = deidentify_text(facts.translation, "en", known)
+    labels = tuple(deidentify_text(label, None, known).text for label in facts.labels)
+    removed = Removed(text.removed) + Removed(translation.removed)
+    moved = {"shifted_date": int(facts.study_date is not None)}
+    capped = {"age": int(facts.age is not None and facts.age > OLDEST_AGE)}
+    cleaned = replace(
+        facts,
+        text=text.text,
+        translation=translation.text,
+        labels=labels,
+        age=cap_age(facts.age),
+        study_date=shift_date(facts.study_date, shift_days(patient, key))
+        if facts.study_date
+        else None,
+    )
+    return cleaned, removed + Removed(moved) + Removed(capped)
+
+
+def write_volume_copy(volume: Volume, path: str | Path) -> None:
+    """Write voxels and geometry as NIfTI and nothing of the file that they came from.
+
+    The header is made anew: its description, file names and extensions are empty, and a compressed
+    file holds no name and no time.
+
+    Raises:
+        InputError: As `medfinder.volume.nifti.write_nifti`.
+    """
+    write_nifti(volume, path)
