@@ -1,5 +1,6 @@
 """The page in a headless Chromium, over a real server on a free port of this machine."""
 
+import contextlib
 import importlib.util
 import threading
 from pathlib import Path
@@ -43,9 +44,9 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def site(shared_index):
-    """The URL of a server that runs as long as the tests do."""
+@contextlib.contextmanager
+def serving(index, **options):
+    """Serve an index from a thread of this process, and give the URL."""
     ready = threading.Event()
     found = {}
 
@@ -60,9 +61,9 @@ def site(shared_index):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(serve_app, "_Server", Server)
-    finder = hospital.Finder(shared_index, hospital.ENCODERS)
+    finder = hospital.Finder(index, hospital.ENCODERS)
     thread = threading.Thread(
-        target=serve, args=(finder,), kwargs={"port": 0, "on_ready": on_ready}
+        target=serve, args=(finder,), kwargs={"port": 0, "on_ready": on_ready, **options}
     )
     thread.start()
     assert ready.wait(20)
@@ -71,6 +72,20 @@ def site(shared_index):
     thread.join(20)
     patch.undo()
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def site(shared_index):
+    """The URL of a server that runs as long as the tests do."""
+    with serving(shared_index) as url:
+        yield url
+
+
+@pytest.fixture
+def review_site(shared_index, folder):
+    """The URL of a server with the review of a test's own folder."""
+    with serving(shared_index, review=folder) as url:
+        yield url
 
 
 @pytest.fixture

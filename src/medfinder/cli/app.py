@@ -12,10 +12,12 @@ from medfinder.cli import (
     curate,
     demo,
     encode,
+    export,
     findings,
     index,
     listing,
     phantom,
+    review,
     search,
     serve,
     train,
@@ -52,7 +54,21 @@ def options(
         os.environ["MEDFINDER_DEBUG"] = "1"
 
 
-for module in (demo, curate, card, train, index, search, serve, encode, findings, phantom, listing):
+for module in (
+    demo,
+    curate,
+    card,
+    export,
+    review,
+    train,
+    index,
+    search,
+    serve,
+    encode,
+    findings,
+    phantom,
+    listing,
+):
     module.register(app)
 
 
