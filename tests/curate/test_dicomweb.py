@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.sources import dicomweb, pacs
 from medfinder.curate.sources.dicomweb import DicomwebSource, PacsQuery
 from medfinder.curate.sources.remote import Patience
+from medfinder.curate.sources.reports_fhir import read_fhir
 from medfinder.embed import Embedder
 from medfinder.errors import ArtifactError, ConfigError, InputError, MissingExtra
 from medfinder.phantom.phantom import write_phantoms
@@ -35,6 +37,12 @@ pytestmark = pytest.mark.skipif(
 HASTY = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)
 N_SLICES = 24
 WORDS = {0: "Large left pleural effusion.", 1: "Pulmonary emphysema in both upper lobes."}
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback is asked directly, whatever proxy the environment names."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +198,29 @@ def test_a_row_of_the_table_wins_and_may_name_a_study_by_its_accession_number(
     }
     assert texts == {"Small right pneumothorax.", f"Findings:\n{WORDS[1]}", ""}
     assert [r.rule for r in made.leftovers()].count("volume-missing") >= 1
+
+
+def test_names_and_numbers_of_the_pacs_are_known_to_who_removes_them(
+    front: Proxy, tmp_path: Path
+) -> None:
+    made = source(front, tmp_path, one())
+    (ref,) = (i for i in made.items() if isinstance(i, VolumeRef))
+    facts = made.facts(ref, {"patient_id": "ph1-p000000", "study_id": "x"})
+    assert {"A0", "ph1-p000000", "Canary^Name"} <= set(facts.known)
+    assert (facts.study_id, facts.patient_id) == (None, None)
+    assert (facts.raw_study_id, facts.raw_patient_id) == (study_id(0), "ph1-p000000")
+
+
+def test_a_report_of_the_table_leaves_the_pacs_s_own_unnamed(
+    server: Orthanc, tmp_path: Path
+) -> None:
+    table = tmp_path / "reports.csv"
+    table.write_text("accession,text\nA0,Small right pneumothorax.\n")
+    made = DicomwebSource(server.url, tmp_path / "pacs", one(), reports=table)
+    for ref in made.items():
+        if isinstance(ref, VolumeRef):
+            made.facts(ref, {})
+    assert [r.rule for r in made.leftovers()] == ["not-a-report"]
 
 
 # -- the search ------------------------------------------------------------------------
@@ -553,6 +584,33 @@ def test_memory_does_not_grow_with_a_series(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert n_parts == 200
     assert peak < 4 * 2**20  # of 200 MiB
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate")
+def test_a_certificate_that_is_not_trusted_is_named_at_once(
+    front: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ssl
+
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [*command.split(), *names, "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    front.socket = context.wrap_socket(front.socket, server_side=True)
+    url = front.root.replace("http:", "https:")
+    with pytest.raises(InputError, match="its certificate is not trusted; set REQUESTS_CA_BUNDLE"):
+        list(DicomwebSource(f"{url}/dicom-web", tmp_path / "in").items())
+    with pytest.raises(InputError, match="its certificate is not trusted; set SSL_CERT_FILE"):
+        list(read_fhir(f"{url}/DiagnosticReport"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    made = DicomwebSource(f"{url}/dicom-web", tmp_path / "in", one(2))
+    assert outcome(made) == (1, [])
 
 
 # -- who may ask -----------------------------------------------------------------------

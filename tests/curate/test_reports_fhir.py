@@ -12,8 +12,9 @@ from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.sources import reports_fhir
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.curate.sources.remote import Patience
-from medfinder.curate.sources.reports import Reported, ReportRow, Reports
+from medfinder.curate.sources.reports import Reported, ReportRow, Reports, with_report
 from medfinder.curate.sources.reports_fhir import read_fhir, strip_tags
+from medfinder.curate.sources.source import Facts
 from medfinder.errors import InputError, MissingExtra
 from medfinder.phantom.phantom import write_phantoms
 from medfinder.records import Rejection
@@ -23,6 +24,12 @@ from stubs.pacs import Handler, Proxy, proxy
 
 HASTY = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)
 UID = "1.2.840.1"
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback is asked directly, whatever proxy the environment names."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def attachment(data: bytes, kind: str = "text/plain", **values: str) -> dict[str, Any]:
@@ -95,7 +102,22 @@ def test_a_report_bears_its_study_accession_patient_and_words(read: Any) -> None
         status="final",
         document="r1",
         issued="2020-01-02T02:04:05+00:00",
+        known=("A1",),
     )
+
+
+def test_the_people_of_a_report_are_known_to_who_removes_their_names(read: Any) -> None:
+    patient = {
+        "resourceType": "Patient",
+        "id": "p1",
+        "name": [{"family": "Canary", "given": ["Ana", "Sol"]}],
+        "identifier": [{"value": "MRN-1"}],
+    }
+    doctor = {"display": "Dr Wren"}
+    found = read(report(performer=[doctor], resultsInterpreter=[{"display": "Dr Finch"}]), patient)
+    assert found.known == ("A1", "Ana Sol Canary", "Dr Finch", "Dr Wren", "MRN-1")
+    facts = with_report(Facts("x", known=("A1", "B")), found)
+    assert facts.known == ("A1", "B", "Ana Sol Canary", "Dr Finch", "Dr Wren", "MRN-1")
 
 
 @pytest.mark.parametrize("form", ["bundle", "list", "bare"])

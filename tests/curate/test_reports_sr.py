@@ -66,6 +66,23 @@ def test_who_observed_is_not_part_of_the_text(tmp_path: Path) -> None:
     assert "Canary" not in row.text
 
 
+def test_the_people_of_a_report_are_known_to_who_removes_their_names(tmp_path: Path) -> None:
+    content = [
+        item("PNAME", "Person Observer Name", "HAS OBS CONTEXT", PersonName="Wren^Ana"),
+        FINDINGS,
+    ]
+    path = write_sr(
+        tmp_path / "a.dcm",
+        content,
+        study_id=STUDY,
+        PatientName="Canary^Sol",
+        AccessionNumber="A1",
+        OtherPatientIDs=["X1", "X2"],
+    )
+    (row,) = rows(path)
+    assert set(row.known) == {"Canary^Sol", "Wren^Ana", "A1", "ph", "X1", "X2"}
+
+
 def test_accents_and_the_language_are_read(tmp_path: Path) -> None:
     content = [language("es-ES"), section("Hallazgos", text("Hallazgo", "Opacidad en el lóbulo."))]
     (row,) = rows(write_sr(tmp_path / "a.dcm", content, study_id=STUDY))

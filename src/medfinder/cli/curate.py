@@ -1,6 +1,6 @@
 """``medfinder curate``: raw CTs and reports → studies and rejections."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +11,7 @@ from medfinder.cli.talk import done, emit, progress
 
 if TYPE_CHECKING:
     from medfinder.curate.sources.source import Source
+    from medfinder.volume.read import VolumeRef
 
 _Config = Annotated[Path | None, typer.Option(help="TOML file; its table 'curate' is read.")]
 _Set = Annotated[
@@ -181,7 +182,9 @@ def dicomweb(
     out: _Out,
     download: Annotated[
         Path | None,
-        typer.Option(help="Folder for what is retrieved, identified as it is; OUT-pacs if not given."),
+        typer.Option(
+            help="Folder for what is retrieved, identified as it is; OUT-pacs if not given."
+        ),
     ] = None,
     from_date: Annotated[
         str | None, typer.Option(help="First day of the studies, such as 2020-03-01.")
@@ -226,7 +229,8 @@ def dicomweb(
         accessions=_lines(accessions),
     )
     download = download or out.with_name(f"{out.name}-pacs")
-    source = _reported(DicomwebSource(url, download, query, reports, text), fhir, sr)
+    pacs = DicomwebSource(url, download, query, reports, text)
+    source = _reported(pacs, fhir, sr, pacs.accession)
     _run(source, out, config, set_ or (), json_)
 
 
@@ -262,18 +266,23 @@ def _lines(path: Path | None) -> tuple[str, ...]:
     return found
 
 
-def _reported(source: "Source", fhir: str | None, sr: Path | None) -> "Source":
+def _reported(
+    source: "Source",
+    fhir: str | None,
+    sr: Path | None,
+    accession: "Callable[[VolumeRef], str] | None" = None,
+) -> "Source":
     """Give the studies of a source the reports of other places, the last one's first."""
     from medfinder.curate.sources.reports import Reported, Reports
 
     if sr is not None:
         from medfinder.curate.sources.reports_sr import read_sr
 
-        source = Reported(source, Reports(read_sr(sr)))
+        source = Reported(source, Reports(read_sr(sr)), accession)
     if fhir is not None:
         from medfinder.curate.sources.reports_fhir import read_fhir
 
-        source = Reported(source, Reports(read_fhir(fhir)))
+        source = Reported(source, Reports(read_fhir(fhir)), accession)
     return source
 
 

@@ -134,7 +134,7 @@ class DicomwebSource:
             raise _disk(error) from None
         self._folder = FolderSource(download, reports, text)
         self._sr = Reports()
-        self._accessions: dict[str, str] = {}
+        self._studies: dict[str, PacsStudy] = {}
         self._n_failed = 0
 
     def items(self) -> Iterator[VolumeRef | Rejection]:
@@ -171,7 +171,7 @@ class DicomwebSource:
         if not _SAFE_UID.fullmatch(study.study_id):
             yield _unsafe("study", "-")
             return
-        self._accessions[study.study_id] = study.accession
+        self._studies[study.study_id] = study
         try:
             listed = self.pacs.series(study)
         except Stalled as trouble:
@@ -220,14 +220,26 @@ class DicomwebSource:
         """
         facts = self._folder.facts(ref, tags)
         study_id = ref.item.split("/")[0]
-        if not facts.text and (accession := self._accessions.get(study_id) or accession_of(ref)):
+        if not facts.text and (accession := self.accession(ref)):
             facts = self._folder.facts(ref, {**tags, "study_id": accession})
-        raw = facts.raw_patient_id or facts.patient_id
-        # The table names studies and patients by the numbers of the PACS: none is fit to be shown.
+        listed = self._studies.get(study_id)
         facts = replace(
-            facts, raw_study_id=study_id, study_id=None, raw_patient_id=raw, patient_id=None
+            facts,
+            # The table names studies and patients by the numbers of the PACS: none is fit to be
+            # shown.
+            raw_study_id=study_id,
+            study_id=None,
+            raw_patient_id=facts.raw_patient_id or facts.patient_id,
+            patient_id=None,
+            known=tuple(dict.fromkeys((*facts.known, *(listed.known if listed else ())))),
         )
-        return facts if facts.text else with_report(facts, self._sr.find((study_id,)))
+        told = self._sr.find((study_id,))
+        return facts if facts.text else with_report(facts, told)
+
+    def accession(self, ref: VolumeRef) -> str:
+        """Return a volume's accession number: the PACS's, else the file's; "" without one."""
+        listed = self._studies.get(ref.item.split("/")[0])
+        return (listed.accession if listed else "") or accession_of(ref)
 
     def leftovers(self) -> Iterator[Rejection]:
         """Yield the table's rows and the reports that no volume claimed."""

@@ -48,6 +48,8 @@ class PacsStudy:
         study_date: ``YYYYMMDD``.
         modalities: ModalitiesInStudy.
         n_series: NumberOfStudyRelatedSeries.
+        known: Names and numbers of persons: PatientName, PatientID, ReferringPhysicianName,
+            AccessionNumber.
     """
 
     study_id: str
@@ -56,6 +58,7 @@ class PacsStudy:
     study_date: str = ""
     modalities: tuple[str, ...] = ()
     n_series: int | None = None
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,16 @@ class Pacs:
                 study_date=_value(row, "00080020"),
                 modalities=tuple(_values(row, "00080061")),
                 n_series=_number(row, "00201206"),
+                known=tuple(
+                    sorted(
+                        {
+                            text
+                            for tag in ("00100010", "00100020", "00080090", "00080050")
+                            for text in _values(row, tag)
+                            if text
+                        }
+                    )
+                ),
             )
 
     def series(self, study: PacsStudy) -> list[PacsSeries]:
@@ -239,7 +252,7 @@ class Pacs:
             kind = self._kind.split(";")[0][:60] or "nothing that has a type"
             raise Refused(f"it answered {kind} instead of DICOM JSON") from None
         except RequestException as error:
-            raise _stalled(error) from None
+            raise _trouble(error) from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Refused("it answered JSON of another form")
         return rows
@@ -273,7 +286,7 @@ class Pacs:
         try:
             response = self._get(url)
         except RequestException as error:
-            raise _stalled(error) from None
+            raise _trouble(error) from None
         with response:
             kind = response.headers.get("Content-Type", "")
             form = kind.split(";")[0].strip().lower()
@@ -321,15 +334,16 @@ def _chunks(response: Any) -> Iterator[bytes]:
     try:
         yield from response.iter_content(_CHUNK_BYTES)
     except RequestException as error:
-        raise _stalled(error) from None
+        raise _trouble(error) from None
 
 
-def _stalled(error: Exception) -> Stalled:
+def _trouble(error: Exception) -> Stalled | Refused:
+    """Tell a failure of the network that may pass from one that will not."""
     from requests import exceptions
 
     # The library's own text quotes the address.
     if isinstance(error, exceptions.SSLError):
-        return Stalled("its certificate is not trusted; set REQUESTS_CA_BUNDLE to the site's")
+        return Refused("its certificate is not trusted; set REQUESTS_CA_BUNDLE to the site's")
     if isinstance(error, exceptions.Timeout):
         return Stalled("it did not answer in time")
     if isinstance(error, exceptions.ChunkedEncodingError):
@@ -345,7 +359,9 @@ def _values(row: Mapping[str, Any], tag: str) -> list[str]:
     values = element.get("Value") if isinstance(element, Mapping) else None
     if not isinstance(values, list):
         return []
-    return [str(value).strip() for value in values if isinstance(value, (str, int, float))]
+    # A person's name is an object of up to three ways to write it.
+    flat = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
+    return [str(value).strip() for value in flat if isinstance(value, (str, int, float))]
 
 
 def _value(row: Mapping[str, Any], tag: str) -> str:

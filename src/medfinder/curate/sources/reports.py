@@ -4,8 +4,9 @@ FHIR and DICOM SR both give `ReportRow`s. `Reports` keeps them on disk and choos
 them beside the volumes of any source. Does not know how either format is written.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -37,6 +38,7 @@ class ReportRow:
         document: Shared by the versions of one report, of which the last counts; "" for none.
         version: Sorts the versions of one document.
         issued: Sorts the reports of one study; ISO, UTC.
+        known: Names and numbers of persons beside the text, by which it is de-identified.
     """
 
     item: str
@@ -50,6 +52,7 @@ class ReportRow:
     document: str = ""
     version: str = ""
     issued: str = ""
+    known: tuple[str, ...] = ()
 
 
 _COLUMNS = tuple(field.name for field in fields(ReportRow))
@@ -83,7 +86,7 @@ class Reports:
             if isinstance(item, Rejection):
                 self._db.execute("INSERT INTO rejection VALUES (?, ?, ?)", astuple(item))
             else:
-                values = astuple(item)
+                values = (*astuple(item)[:-1], json.dumps(item.known))
                 self._db.execute(
                     f"INSERT INTO report ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608
                     values,
@@ -126,7 +129,11 @@ class Reports:
 
     def _rows(self, where: str, value: str) -> list[tuple[int, ReportRow]]:
         query = f"SELECT n, {', '.join(_COLUMNS)} FROM report WHERE {where} ORDER BY n"  # noqa: S608
-        return [(n, ReportRow(*values)) for n, *values in self._db.execute(query, (value,))]
+        found = []
+        for n, *values in self._db.execute(query, (value,)):
+            cells = dict(zip(_COLUMNS, values, strict=True))
+            found.append((n, ReportRow(**cells | {"known": tuple(json.loads(cells["known"]))})))
+        return found
 
     def _choose(self, rows: list[tuple[int, ReportRow]]) -> ReportRow | None:
         last: dict[str, tuple[int, ReportRow]] = {}
@@ -173,12 +180,21 @@ class Reported:
     """A source whose studies get their reports from elsewhere.
 
     A report found for a study replaces the text that the source itself gives.
+
+    Args:
+        accession: Tells a volume's accession number, where the source knows better than the file.
     """
 
-    def __init__(self, source: Source, reports: Reports) -> None:
+    def __init__(
+        self,
+        source: Source,
+        reports: Reports,
+        accession: Callable[[VolumeRef], str] | None = None,
+    ) -> None:
         self.name = source.name
         self.source = source
         self.reports = reports
+        self._accession = accession or accession_of
 
     def items(self) -> Iterator[VolumeRef | TableRow | Rejection]:
         """Yield what the source yields."""
@@ -194,7 +210,7 @@ class Reported:
         names = (facts.raw_study_id, facts.study_id, facts.fallback_id.split("/")[-1])
         row = self.reports.find(filter(None, names))
         if row is None and self.reports.bear_accessions:
-            row = self.reports.find((), accession_of(ref))
+            row = self.reports.find((), self._accession(ref))
         return with_report(facts, row)
 
     def leftovers(self) -> Iterator[Rejection]:
@@ -207,7 +223,15 @@ def with_report(facts: Facts, row: ReportRow | None) -> Facts:
     """Return facts with the report of `row`, if there is one."""
     if row is None:
         return facts
-    return replace(facts, text=row.text, language=row.language, translation=row.translation)
+    return replace(
+        facts,
+        text=row.text,
+        language=row.language,
+        translation=row.translation,
+        known=tuple(dict.fromkeys((*facts.known, *row.known))),
+        # What the source noticed of its own list of reports says nothing of this one.
+        doubts=tuple(doubt for doubt in facts.doubts if doubt[0] != "not-listed"),
+    )
 
 
 def accession_of(ref: VolumeRef) -> str:

@@ -99,10 +99,10 @@ def _from_files(path: Path) -> Iterator[ReportRow | Rejection]:
     if path.is_dir():
         suffixes = (".json", ".ndjson", ".jsonl")
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-    studies = _Studies()
+    linked = _Linked()
     for file in files:  # the studies first: a report may come before the study it refers to
         for _, url, resource in _resources(file):
-            studies.add(url, resource)
+            linked.add(url, resource)
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()
         for place, _, resource in _resources(file):
@@ -116,7 +116,7 @@ def _from_files(path: Path) -> Iterator[ReportRow | Rejection]:
                     )
                 yield Rejection(item, "unreadable", "Not JSON, or JSON that breaks off.")
             elif resource.get("resourceType") == "DiagnosticReport":
-                yield from _rows(resource, item, studies, None)
+                yield from _rows(resource, item, linked, None)
 
 
 def _resources(file: Path) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
@@ -155,7 +155,7 @@ def _unpack(content: Any, place: str) -> Iterator[tuple[str, str, dict[str, Any]
 
 
 def _from_server(server: "_Server") -> Iterator[ReportRow | Rejection]:
-    studies = _Studies()
+    linked = _Linked()
     seen: set[str] = set()
     url: str | None = server.url
     while url:
@@ -169,10 +169,10 @@ def _from_server(server: "_Server") -> Iterator[ReportRow | Rejection]:
         page = server.bundle(url)
         resources = list(_unpack(page, f"page {len(seen)}"))
         for _, full, resource in resources:
-            studies.add(full, resource)
+            linked.add(full, resource)
         for place, _, resource in resources:
             if resource is not None and resource.get("resourceType") == "DiagnosticReport":
-                yield from _rows(resource, place, studies, server)
+                yield from _rows(resource, place, linked, server)
         links = page.get("link")
         following = [
             link.get("url")
@@ -275,6 +275,10 @@ class _Server:
         except httpx.TimeoutException:
             raise Stalled("it did not answer in time") from None
         except httpx.RequestError as error:
+            if "certificate" in str(error).lower():
+                raise Refused(
+                    "its certificate is not trusted; set SSL_CERT_FILE to the site's"
+                ) from None
             broke = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
             raise Stalled("its answer broke off" if broke else "the connection failed") from None
         page = _parse(bytes(data))
@@ -288,32 +292,65 @@ class _Server:
 # -- one report ------------------------------------------------------------------------
 
 
-class _Studies:
-    """ImagingStudies by every name that a reference may use: → (StudyInstanceUID, accession)."""
+class _Linked:
+    """What reports refer to, by every name that a reference may use.
+
+    ImagingStudies are kept as (StudyInstanceUID, accession); of Patients and Practitioners the
+    names and numbers.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, str]] = {}
+        self._studies: dict[str, tuple[str, str]] = {}
+        self._persons: dict[str, tuple[str, ...]] = {}
 
     def add(self, url: str, resource: dict[str, Any] | None) -> None:
-        if resource is None or resource.get("resourceType") != "ImagingStudy":
+        kind = resource.get("resourceType") if resource is not None else None
+        if resource is None or kind not in ("ImagingStudy", "Patient", "Practitioner"):
             return
-        study = _validated(resource)
-        if isinstance(study, str):
-            return
-        found = _study_of(study)
-        if url:
-            self._known[url] = found
-        if resource.get("id"):
-            self._known[f"ImagingStudy/{resource['id']}"] = found
+        names = [url, f"{kind}/{resource['id']}" if resource.get("id") else ""]
+        if kind == "ImagingStudy":
+            study = _validated(resource)
+            if not isinstance(study, str):
+                self._studies |= dict.fromkeys(filter(None, names), _study_of(study))
+        else:
+            self._persons |= dict.fromkeys(filter(None, names), _words_of_person(resource))
 
-    def get(self, reference: str) -> tuple[str, str] | None:
-        plain = reference.split("/_history/")[0]
-        tail = "/".join(plain.split("/")[-2:])  # absolute and relative references alike
-        return self._known.get(plain) or self._known.get(tail)
+    def study(self, reference: str) -> tuple[str, str] | None:
+        """Return the study that a reference leads to, if it is here."""
+        plain, tail = _names(reference)
+        return self._studies.get(plain) or self._studies.get(tail)
+
+    def persons(self, reference: str) -> set[str]:
+        """Return the names and numbers of the person that a reference leads to."""
+        plain, tail = _names(reference)
+        return set(self._persons.get(plain) or self._persons.get(tail) or ())
+
+
+def _names(reference: str) -> tuple[str, str]:
+    """Return a reference without its version, and its end, as relative ones are written."""
+    plain = reference.split("/_history/")[0]
+    return plain, "/".join(plain.split("/")[-2:])
+
+
+def _words_of_person(resource: Mapping[str, Any]) -> tuple[str, ...]:
+    # Read as it stands: a Patient that breaks the standard has a name all the same.
+    found = []
+    names = resource.get("name")
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, dict):
+            given = name.get("given")
+            parts = [*(given if isinstance(given, list) else ()), name.get("family")]
+            found.append(" ".join(str(part) for part in parts if part))
+            found.append(str(name.get("text") or ""))
+    for field in ("identifier", "telecom"):
+        values = resource.get(field)
+        each = (v for v in (values if isinstance(values, list) else ()) if isinstance(v, dict))
+        found += [str(value.get("value") or "") for value in each]
+    return tuple(filter(None, found))
 
 
 def _rows(
-    resource: dict[str, Any], item: str, studies: _Studies, server: _Server | None
+    resource: dict[str, Any], item: str, linked: _Linked, server: _Server | None
 ) -> Iterator[ReportRow | Rejection]:
     report = _validated(resource)
     if isinstance(report, str):
@@ -338,7 +375,7 @@ def _rows(
         else:
             yield Rejection(item, "empty-report", "The report has no text in any of its fields.")
         return
-    named = _named_studies(report, resource, studies, server)
+    named = _named_studies(report, resource, linked, server)
     if not named:
         yield Rejection(
             item,
@@ -347,21 +384,36 @@ def _rows(
             "accession number.",
         )
         return
-    subject = report.subject
+    known = _persons(report, linked, {accession for _, accession in named})
     for study_id, accession in named:
         yield ReportRow(
             item=item,
             text=text,
             study_id=study_id,
             accession=accession,
-            patient=_patient(subject),
+            patient=_patient(report.subject),
             language=language,
             status=status,
             translation=translation,
             document=f"{report.id}" if report.id else "",
             version=_version(report),
             issued=_time(report.issued) or _time(report.effectiveDateTime),
+            known=known,
         )
+
+
+def _persons(report: Any, linked: "_Linked", numbers: set[str]) -> tuple[str, ...]:
+    """Return the names and numbers of people that the report and its Patient give."""
+    found = set(numbers)
+    performers = [getattr(p, "actor", None) or p for p in report.performer or ()]  # STU3: actor
+    readers = getattr(report, "resultsInterpreter", None) or ()
+    for person in filter(None, (report.subject, *performers, *readers)):
+        found.add(str(getattr(person, "display", None) or ""))
+        if getattr(person, "identifier", None):
+            found.add(str(person.identifier.value or ""))
+        found |= linked.persons(str(getattr(person, "reference", None) or ""))
+    found |= {str(i.value or "") for i in report.identifier or ()}
+    return tuple(sorted(found - {""}))
 
 
 def _validated(resource: dict[str, Any]) -> Any:
@@ -401,7 +453,7 @@ def _models(name: str) -> tuple[Any, ...]:
 
 
 def _named_studies(
-    report: Any, raw: Mapping[str, Any], studies: _Studies, server: _Server | None
+    report: Any, raw: Mapping[str, Any], linked: _Linked, server: _Server | None
 ) -> list[tuple[str, str]]:
     contained = {
         str(each.get("id")): each
@@ -420,11 +472,11 @@ def _named_studies(
             study = _validated(contained[reference[1:]])
             known = None if isinstance(study, str) else _study_of(study)
         elif reference:
-            known = studies.get(reference)
+            known = linked.study(reference)
             if known is None and server is not None:
                 fetched = server.resource(reference)
-                studies.add(urljoin(server.base + "/", reference), fetched)
-                known = studies.get(reference)
+                linked.add(urljoin(server.base + "/", reference), fetched)
+                known = linked.study(reference)
         if known is None and link.identifier:
             known = _uid(link.identifier), _accession(link.identifier)
         if known and any(known) and known not in found:

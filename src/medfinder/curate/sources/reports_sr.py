@@ -25,6 +25,18 @@ _REPORT_CLASSES = frozenset(
 _SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
 #: Titles of documents that are no radiologist's report, in the DICOM scheme.
 _OTHER_TITLES = frozenset(("113701", "126000", "111036", "112000"))
+_IDENTIFYING = frozenset(
+    (
+        "PatientID",
+        "OtherPatientIDs",
+        "AccessionNumber",
+        "IssuerOfPatientID",
+        "InstitutionName",
+        "PatientAddress",
+        "PatientTelephoneNumbers",
+        "VerifyingOrganization",
+    )
+)
 _LANGUAGE = "121049"
 _MAX_BYTES = 2**26
 _MAX_DEPTH = 64
@@ -139,6 +151,7 @@ def sr_rows(dataset: Any, item: str) -> Iterator[ReportRow]:
     numbers = [request.get("AccessionNumber") for request in requests]
     numbers.insert(0, dataset.get("AccessionNumber"))
     date = str(dataset.get("ContentDate") or dataset.get("StudyDate") or "")
+    known = tuple(dict.fromkeys(_persons(dataset, 0)))
     for study in studies:
         yield ReportRow(
             item=item,
@@ -150,7 +163,19 @@ def sr_rows(dataset: Any, item: str) -> Iterator[ReportRow]:
             status=_status(dataset),
             document=str(dataset.get("SOPInstanceUID", "")),
             issued=date + str(dataset.get("ContentTime") or ""),
+            known=known,
         )
+
+
+def _persons(dataset: Any, depth: int) -> Iterator[str]:
+    """Yield the names of people and places and the numbers of the patient, wherever they stand."""
+    for element in dataset:
+        if element.VR == "SQ" and depth <= _MAX_DEPTH:
+            for item in element.value or ():
+                yield from _persons(item, depth + 1)
+        elif element.VR == "PN" or element.keyword in _IDENTIFYING:
+            values = element.value if element.VM > 1 else [element.value]
+            yield from (text for value in values if (text := str(value or "").strip()))
 
 
 def _status(dataset: Any) -> ReportStatus:
