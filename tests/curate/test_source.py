@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from medfinder.curate.pseudonym import pseudonym, safe_id, safe_ids
+from medfinder.curate.sources.folder import FolderSource
 from medfinder.curate.sources.source import Facts, parse_age, parse_date, parse_sex
+from medfinder.volume.read import VolumeRef
 
 
 @pytest.mark.parametrize(
@@ -73,3 +77,16 @@ def test_names_that_become_one_id_are_told_apart() -> None:
 @pytest.mark.parametrize("text", ["2020-02-31", "2020-13-01", "31/02/2020", "1800-01-01"])
 def test_a_day_that_is_in_no_calendar_is_unknown(text: str) -> None:
     assert parse_date(text) is None
+
+
+def test_a_folder_s_table_tells_formulas_and_volumes_it_does_not_list(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    (tmp_path / "c.txt").write_text("nodule")
+    table = tmp_path / "reports.csv"
+    table.write_text('file,text\na.nii.gz,"=HYPERLINK(""http://x"",""y"")"\n')
+    source = FolderSource(tmp_path, table)
+    refs = [item for item in source.items() if isinstance(item, VolumeRef)]
+    facts = [source.facts(ref, {}) for ref in refs]
+    assert [[rule for rule, _ in f.doubts] for f in facts] == [["formula-cell"], ["not-listed"], []]
+    assert facts[0].text == 'HYPERLINK("http://x","y")'

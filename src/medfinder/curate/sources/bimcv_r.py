@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medfinder.curate.sources.bimcv import IDS_DISAGREE
-from medfinder.curate.sources.listing import NOT_LISTED, Listing, refused, row_doubts, stem
+from medfinder.curate.sources.listing import NOT_LISTED, Listing, formula_doubts, refused, stem
 from medfinder.curate.sources.mids import TABLE, Name
 from medfinder.curate.sources.source import Facts, TableRow
 from medfinder.curate.tables import Row, RowReader, parse_list
@@ -88,7 +88,7 @@ class BimcvRSource:
             elif self._volumes is None:
                 yield TableRow(
                     f"row {row.number}: {name.session}",
-                    self._facts(name, row.cells, row_doubts(row), row.cells["path"]),
+                    self._facts(name, row.cells, formula_doubts(row.formulas), row.cells["path"]),
                 )
         if self._volumes is not None:
             yield from self._found(self._volumes)

@@ -8,9 +8,11 @@ beside a volume, of the same stem, is its report too.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medfinder.curate.sources.listing import NOT_LISTED, formula_doubts
 from medfinder.curate.sources.source import Facts
 from medfinder.curate.tables import Table, read_table
 from medfinder.errors import InputError
@@ -33,7 +35,7 @@ class FolderSource:
 
     Args:
         root: The folder.
-        reports: CSV, TSV, JSON or JSON Lines table; None for CTs without reports.
+        reports: CSV, TSV, XLSX, JSON or JSON Lines table; None for CTs without reports.
         text: Column of the table that holds the report, where its name is not one of ours.
 
     Raises:
@@ -84,12 +86,17 @@ class FolderSource:
             InputError: Rows of the table that contradict each other claim this volume.
         """
         cells: dict[str, str] = {}
+        doubts: tuple[tuple[str, str], ...] = ()
         row = self._row(ref, tags)
         if row is not None and self._table is not None:
             cells = {name: self._table.get(row, name) for name in self._table.columns}
+            doubts = formula_doubts(self._table.formulas(row))
         if not cells.get("text"):
             cells["text"] = _sidecar(ref.path)
-        return Facts.merge(cells, tags, fallback_id=stem(ref.item.split("#")[0]))
+        if row is None and self._table is not None and not cells["text"]:
+            doubts = (NOT_LISTED,)
+        facts = Facts.merge(cells, tags, fallback_id=stem(ref.item.split("#")[0]))
+        return replace(facts, doubts=doubts)
 
     def _row(self, ref: VolumeRef, tags: Mapping[str, Any]) -> Mapping[str, str] | None:
         if self._table is None:

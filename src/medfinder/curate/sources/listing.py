@@ -121,7 +121,7 @@ class Listing:
                     row.number,
                     digest,
                     cells if keep else "{}",
-                    json.dumps(row_doubts(row)),
+                    json.dumps(formula_doubts(row.formulas)),
                 ),
             )
             return None
@@ -204,11 +204,11 @@ def refused(row: Row, *, ids: tuple[str, ...], paths: tuple[str, ...] = ()) -> R
     return None
 
 
-def row_doubts(row: Row) -> tuple[tuple[str, str], ...]:
-    """Return what is doubtful about a row by itself: ``formula-cell``."""
-    if not row.formulas:
+def formula_doubts(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the doubt ``formula-cell`` about a row whose cells of these names were formulas."""
+    if not names:
         return ()
-    return (("formula-cell", _FORMULA.format(names=", ".join(dict.fromkeys(row.formulas)))),)
+    return (("formula-cell", _FORMULA.format(names=", ".join(dict.fromkeys(names)))),)
 
 
 def find_tables(root: Path, names: str, skip: str) -> list[Path]:
