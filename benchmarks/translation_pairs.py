@@ -225,8 +225,7 @@ PARALLEL = SimpleNamespace(
     SENTENCES=SENTENCES,
     SHORT=SHORT,
     NEGATIVES=tuple(
-        (names, english)
-        for (names, _), english in zip(phrases_es.NEGATIVES, _DENIED, strict=True)
+        (names, english) for (names, _), english in zip(phrases_es.NEGATIVES, _DENIED, strict=True)
     ),
     DISTRACTORS=(
         "Trachea and main bronchi [patent|of normal caliber].",
@@ -340,7 +339,7 @@ class _Parallel(_Writer):
         fields = _english(f, self.abbreviate)
         if f.lobe == "middle":
             fields["lobe"] = "middle lobe"
-        ordinals = "third fourth fifth sixth seventh eighth ninth".split()
+        ordinals = ["third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
         if f.level and f.level.isdigit():
             fields["level_th"] = ordinals[int(f.level) - 3]
         if f.size_mm is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from medfinder.records import Finding, Language
@@ -50,6 +50,12 @@ _NAMES = re.compile(r"\b(?:covid|sars)[- ]?(?:cov)?[- ]?(?:19|2)\b|\bh1n1\b|\bco
 _UNIT_POINT = re.compile(r"(?<=[mc][ml])\.\s+", re.IGNORECASE)
 # BIMCV's " . " ends a sentence whatever stands before it.
 _LONE_POINT = re.compile(r"\s\.(?=\s|$)")
+# "Nodules not exceeding 9 mm" are there; our reading of English takes them for denied.
+_AT_MOST = re.compile(
+    r"\b(?:(?:do|does|did|that|which) )*not (?:exceed(?:ing)?|larger than|greater than|more than|over)\b",
+    re.I,
+)
+_NO_MORE = re.compile(r"\b(?:que )?no (?:superan?|exceden?|sobrepasan?)(?: los| de)?\b", re.I)
 # The middle lobe is the right lung's, said or not.
 _MIDDLE: dict[Language, re.Pattern[str]] = {
     "es": re.compile(r"\blobulo medio(?: derecho| del pulmon derecho)?\b|\blm\b|\blmd\b"),
@@ -87,8 +93,8 @@ def check_translation(spanish: str, english: str) -> tuple[Problem, ...]:
         At most one problem a rule, in the order of `RULES`. A placeholder is the only problem of
         a text that is one.
     """
-    spanish = clean(_LONE_POINT.sub(".\n", spanish))
-    english = clean(_LONE_POINT.sub(".\n", english))
+    spanish = _NO_MORE.sub("hasta", clean(_LONE_POINT.sub(".\n", spanish)))
+    english = _AT_MOST.sub("up to", clean(_LONE_POINT.sub(".\n", english)))
     placeholder = _placeholder(english)
     if placeholder:
         return (placeholder,)
@@ -110,11 +116,6 @@ def check_translation(spanish: str, english: str) -> tuple[Problem, ...]:
 
 def _first(*problems: Problem | None) -> Problem | None:
     return next((problem for problem in problems if problem), None)
-
-
-def rules_text(problems: Sequence[Problem]) -> str:
-    """Return the rules of some problems as one line, without a word of the report."""
-    return ", ".join(problem.rule for problem in problems)
 
 
 # ------------------------------------------------------------------------------------- the lists
@@ -206,7 +207,9 @@ def _aligned(source: Sequence[_Part], target: Sequence[_Part]) -> _Pairs:
     best: dict[tuple[int, int], tuple[float, tuple[int, int]]] = {(0, 0): (0.0, (0, 0))}
     for i in range(n + 1):
         centre = i * m // max(1, n)
-        for j in range(max(0, centre - _BAND - abs(n - m)), min(m, centre + _BAND + abs(n - m)) + 1):
+        for j in range(
+            max(0, centre - _BAND - abs(n - m)), min(m, centre + _BAND + abs(n - m)) + 1
+        ):
             if (i, j) not in best:
                 continue
             cost = best[i, j][0]
@@ -217,8 +220,7 @@ def _aligned(source: Sequence[_Part], target: Sequence[_Part]) -> _Pairs:
                 left, right = scale * (a[to_i] - a[i]), b[to_j] - b[j]
                 new = cost + abs(left - right) / (left + right) ** 0.5
                 new += 2.0 * (di != 1 or dj != 1)
-                if sorted(sum(numbers_a[i:to_i], [])) != sorted(sum(numbers_b[j:to_j], [])):
-                    new += 3.0
+                new += 3.0 * (_sum(numbers_a[i:to_i]) != _sum(numbers_b[j:to_j]))
                 if (to_i, to_j) not in best or new < best[to_i, to_j][0]:
                     best[to_i, to_j] = (new, (i, j))
     if (n, m) not in best:
@@ -234,6 +236,10 @@ def _aligned(source: Sequence[_Part], target: Sequence[_Part]) -> _Pairs:
 
 def _prefix_lengths(parts: Sequence[_Part]) -> list[int]:
     return [0, *accumulate(len(part.text) + 1 for part in parts)]
+
+
+def _sum(numbers: Sequence[Sequence[str]]) -> list[str]:
+    return sorted(chain.from_iterable(numbers))
 
 
 def _numbers_in(part: _Part) -> list[str]:
@@ -360,17 +366,15 @@ def _differ(a: Sequence[_Part], b: Sequence[_Part]) -> tuple[list[float], list[f
 def _measure() -> re.Pattern[str]:
     units = "|".join(sorted(map(re.escape, _unit_words()), key=len, reverse=True))
     joint = r"\s?(?:x|×|\*|-|–|a|to|por|by|y|and|o|or)\s?"
-    return re.compile(
-        rf"((?:\d+(?:[.,]\d+)*{joint})*)(\d+(?:[.,]\d+)*)[\s-]?({units})(?![^\W\d_])"
-    )
+    return re.compile(rf"((?:\d+(?:[.,]\d+)*{joint})*)(\d+(?:[.,]\d+)*)[\s-]?({units})(?![^\W\d_])")
 
 
 def _measures(side: _Side) -> list[tuple[float, str]]:
     """Return every number with its unit; the unit of "2 x 3 cm" is that of both."""
     found = []
-    for chain, last, unit in _measure().findall(side.folded):
-        for number in [*_NUMBER.findall(chain), last]:
-            found.append((_value(number, thousands=False), _unit_words()[unit]))
+    for before, last, unit in _measure().findall(side.folded):
+        numbers = [*_NUMBER.findall(before), last]
+        found += [(_value(number, thousands=False), _unit_words()[unit]) for number in numbers]
     return found
 
 
@@ -462,7 +466,9 @@ def _side_words(parts: Sequence[_Part], language: Language) -> Counter[str]:
             counts["bilateral"] += 1
         elif language == "es" and word in _MAYBE_SIDE:
             counts["maybe " + _MAYBE_SIDE[word]] += 1
-        elif (language == "en" and word == "each") or (language == "es" and word in ("dos", "tanto")):
+        elif (language == "en" and word == "each") or (
+            language == "es" and word in ("dos", "tanto")
+        ):
             counts["maybe bilateral"] += 1
     return counts
 
@@ -562,8 +568,10 @@ def _is_spanish(word: str, is_copied: bool) -> bool:
     if len(word) > 5 and _ENDING.search(word):
         return True
     # A word the original has too, and no English word looks like.
-    return is_copied and len(word) > 3 and bool(
-        _COPIED.search(word) and not _ENGLISH_ENDING.search(word)
+    return (
+        is_copied
+        and len(word) > 3
+        and bool(_COPIED.search(word) and not _ENGLISH_ENDING.search(word))
     )
 
 
