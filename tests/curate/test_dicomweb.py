@@ -11,14 +11,17 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from medfinder.cli.app import app
 from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.sources import dicomweb, pacs
 from medfinder.curate.sources.dicomweb import DicomwebSource, PacsQuery
 from medfinder.curate.sources.remote import Patience
 from medfinder.curate.sources.reports_fhir import read_fhir
 from medfinder.embed import Embedder
-from medfinder.errors import ArtifactError, ConfigError, InputError, MissingExtra
+from medfinder.errors import ArtifactError, ConfigError, InputError, MedFinderError, MissingExtra
 from medfinder.phantom.phantom import write_phantoms
 from medfinder.records import Rejection
 from medfinder.search.build import build_index
@@ -690,3 +693,57 @@ def test_without_the_extra_the_error_is_the_pip_command(
     with pytest.raises(MissingExtra, match=r"^pip install 'medfinder\[pacs\]'$"):
         DicomwebSource("http://127.0.0.1:1/dicom-web", tmp_path)
     assert pacs.PIP.startswith("pip install")
+
+
+# -- the command -----------------------------------------------------------------------
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["curate", "dicomweb", *map(str, arguments)])
+
+
+def test_the_command_curates_the_studies_of_a_list_with_fhir_reports_first(
+    server: Orthanc, tmp_path: Path
+) -> None:
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text("A0\r\n\r\n A2 \nA7\n")
+    number = {"type": {"coding": [{"code": "ACSN"}]}, "value": "A0"}
+    report = {
+        "resourceType": "DiagnosticReport",
+        "status": "final",
+        "code": {"text": "CT"},
+        "identifier": [number],
+        "conclusion": "Small right pneumothorax.",
+    }
+    (tmp_path / "reports.ndjson").write_text(json.dumps(report))
+    out = tmp_path / "studies"
+    options = ["--accessions", wanted, "--fhir", tmp_path / "reports.ndjson", "--json"]
+    options += ["--from-date", "2020-01-01", "--to-date", "20200103", "--set", "workers=1"]
+    done = command(server.url, out, *options)
+    assert done.exit_code == 0, done.output
+    counts = json.loads(done.stdout)
+    assert counts["studies"] == 2
+    assert counts["by_rule"] == {"not-a-report": 1, "not-in-pacs": 1}
+    texts = [s.report.text for s in read_studies(out / "studies.parquet") if s.report]
+    assert texts == ["Small right pneumothorax."]
+    assert (tmp_path / "studies-pacs").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--from-date", "March"], "A day is written as 2020-03-01, got 'March'"),
+        (["--patients", "{tmp}/none"], "cannot be read: expected a text file in UTF-8"),
+        (["--accessions", "{tmp}/empty"], "is empty: expected one number a line"),
+        (["--sr", "{tmp}/none"], "There is no SR file or folder"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named_before_anything_is_asked(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "empty").write_text("\n \n")
+    filled = [option.format(tmp=tmp_path) for option in options]
+    done = command("http://127.0.0.1:1/dicom-web", tmp_path / "out", *filled)
+    assert isinstance(done.exception, MedFinderError)
+    assert message in str(done.exception)
+    assert not (tmp_path / "out").exists()
