@@ -205,6 +205,27 @@ def test_several_collections_are_read_as_one(tree: Tree, tmp_path: Path) -> None
     assert lost == {}
 
 
+def test_rows_of_several_tables_say_which_one_they_are_of(tree: Tree) -> None:
+    tree(CT, rows=ROW)
+    source = BimcvSource(tree(rows=ROW + "sub-S3\tses-E3\tb\t[]\t[]\n", table="labels_nega.tsv"))
+    lost = [r for r in source.items() if isinstance(r, Rejection)] + list(source.leftovers())
+    assert [(r.item, r.rule) for r in lost] == [
+        ("row 2 of labels_nega.tsv: ses-E1", "duplicate-row"),
+        ("row 3 of labels_nega.tsv: ses-E3", "volume-missing"),
+    ]
+
+
+def test_a_collection_behind_a_link_is_read_and_a_loop_ends(tree: Tree, tmp_path: Path) -> None:
+    tree(CT, "sub-S1_ses-E1_bp-chest_cr.png", rows=ROW)
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "posi").symlink_to(tmp_path / "posi")
+    (tmp_path / "posi" / "again").symlink_to(root)
+    facts, lost = read(BimcvSource(root))
+    assert [f.text for f in facts.values()] == ["derrame pleural ."]
+    assert list(lost.values()) == ["other-modality"]
+
+
 def test_items_can_be_read_again(tree: Tree) -> None:
     source = BimcvSource(tree(CT, rows=ROW + ROW))
     assert read(source) == read(source)

@@ -154,8 +154,8 @@ def test_listed_but_absent_present_but_not_listed_and_listed_twice_are_named(
     facts, lost = read(CtRateSource(release("valid_1_a_1", "valid_2_a_1", listed=listed)))
     assert [[rule for rule, _ in f.doubts] for f in facts.values()] == [[], ["not-listed"]]
     assert lost == {
-        "row 3: valid_1_a_1 in validation_reports.csv": "duplicate-row",
-        "row 4: valid_3_a_1 in validation_reports.csv": "volume-missing",
+        "row 3 of validation_reports.csv: valid_1_a_1": "duplicate-row",
+        "row 4 of validation_reports.csv: valid_3_a_1": "volume-missing",
     }
 
 
@@ -170,7 +170,7 @@ def test_a_reconstruction_without_a_row_takes_its_scan_s_report(release: Release
 def test_a_volume_name_that_climbs_is_refused(release: Release) -> None:
     rows = "../../valid_9_a_1.nii.gz,,,x,y\n"
     _, lost = read(CtRateSource(release("valid_1_a_1", rows=rows)))
-    assert lost == {"row 2: ../../valid_9_a_1.nii.gz": "unsafe-id"}
+    assert lost == {"row 2 of validation_reports.csv: ../../valid_9_a_1.nii.gz": "unsafe-id"}
 
 
 def test_a_release_without_reports_or_their_columns_is_told(tmp_path: Path) -> None:

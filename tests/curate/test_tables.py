@@ -315,8 +315,16 @@ def test_a_quote_that_never_ends_is_named(
     tmp_path: Path,
 ) -> None:
     path = write(tmp_path, "a.csv", b'ReportID,Report\ne1,"' + b"x," * 2**23 + b"\n")
-    with pytest.raises(InputError, match="The table is not CSV: field larger"):
+    with pytest.raises(
+        InputError, match=r"The table is not CSV: field larger .*, up to line 2\. Look for a quote"
+    ):
         cells(path)
+
+
+def test_a_quote_that_swallows_rows_is_told(tmp_path: Path) -> None:
+    swallowed = b"".join(b"e%d,nodule\n" % n for n in range(20_000))
+    path = write(tmp_path, "a.csv", b'ReportID,Report\ne,"' + swallowed + b'x"\nf,y\n')
+    assert [row.n_extra for row in RowReader(path, COLUMNS, ["id"])] == [1, 0]
 
 
 def test_rows_come_under_the_table_s_own_names_too(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ _ESCAPED = re.compile(r"'(?=[=+\-@\t\r])")
 _TRIGGERS = "=+-@ \t\r\n"
 _CARRIAGE = re.compile(r"(?<=\r)(?!\n)")
 _PEEK = 100  # rows of JSON Lines looked at for names of columns
+_LONG_CELL = 200_000  # characters; the longest report of BIMCV-R has about 4,000
 _LONG_LIST = 20_000  # characters; a real list has a few hundred
 
 
@@ -95,14 +96,21 @@ class Row:
         number: As a spreadsheet counts rows without the empty ones; the header is row 1.
         cells: Our name → cell, as `plain_cell` makes it; every name asked for is there.
         formulas: Names of cells that were formulas and are plain text now.
-        n_extra: Filled cells beyond the header's last: a quote or separator is out of place, so
-            that no cell of this row can be trusted.
+        n_extra: Filled cells beyond the header's last, and cells too long for a report: a quote or
+            separator is out of place, so that no cell of this row can be trusted.
+        table: Name of its file, where several tables are read; "" for the only one.
     """
 
     number: int
     cells: Mapping[str, str]
     formulas: tuple[str, ...] = ()
     n_extra: int = 0
+    table: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where it stands, for messages: ``row 17``, or ``row 17 of labels.tsv``."""
+        return f"row {self.number} of {self.table}" if self.table else f"row {self.number}"
 
 
 class RowReader:
@@ -114,15 +122,22 @@ class RowReader:
         columns: Our name → the names a table may have for it, best first; capitals, spaces, dashes
             and underscores do not matter. Of several, the first filled cell of each row counts.
         needs: Our names without which the table is of no use; ``"a|b"`` is content with either.
+        named: Whether rows name their table, since there are others.
 
     Raises:
         InputError: No such file, not a table, no rows, or a column that is needed is missing.
     """
 
     def __init__(
-        self, path: Path, columns: Mapping[str, tuple[str, ...]], needs: Sequence[str] = ()
+        self,
+        path: Path,
+        columns: Mapping[str, tuple[str, ...]],
+        needs: Sequence[str] = (),
+        *,
+        named: bool = False,
     ) -> None:
         self.path = path
+        self._table = path.name if named else ""
         header, rows = _opened(path)
         if next(rows, None) is None:
             raise _no_rows()
@@ -164,7 +179,9 @@ class RowReader:
                     if value:
                         mine[ours] = value
                         break
-            yield Row(number, mine, tuple(formulas), n_extra)
+            # A quote that was never closed swallows the rows below it.
+            n_extra += sum(len(value) > _LONG_CELL for value in mine.values())
+            yield Row(number, mine, tuple(formulas), n_extra, self._table)
 
 
 def iter_rows(path: Path) -> Iterator[Mapping[str, str]]:
@@ -292,12 +309,16 @@ def _csv_records(path: Path, suffix: str) -> Iterator[list[str]]:
     separator = max(",;\t|", key=head.count)
     if suffix == ".tsv" and "\t" in head:
         separator = "\t"
+    reader = csv.reader(itertools.chain([head], lines), delimiter=separator)
     try:
-        for record in csv.reader(itertools.chain([head], lines), delimiter=separator):
+        for record in reader:
             if record and any(record):
                 yield record
     except csv.Error as error:
-        raise InputError(f"The table is not CSV: {error}. Export it again.") from None
+        raise InputError(
+            f"The table is not CSV: {error}, up to line {reader.line_num}. Look for a quote that "
+            "is not closed, or export it again."
+        ) from None
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -6,13 +6,19 @@ to the session, so the CTs of a session are series of one study. The ids are the
 pseudonyms and are kept.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medfinder.curate.sources.listing import NOT_LISTED, Listed, Listing, find_tables, refused
+from medfinder.curate.sources.listing import (
+    NOT_LISTED,
+    Listed,
+    Listing,
+    find_tables,
+    refused,
+    walk_folders,
+)
 from medfinder.curate.sources.mids import TABLE, Name, Sidecar, age_at
 from medfinder.curate.sources.source import Facts, parse_age, parse_date, parse_sex
 from medfinder.curate.tables import RowReader, parse_list
@@ -26,7 +32,7 @@ _PARTICIPANTS = {
     "sex": ("gender", "sex", "PatientSex"),
     "age": ("age", "PatientAge"),
 }
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 BROKEN_SIDECAR = (
     "broken-sidecar",
     "The .json beside the volume cannot be read, so that sex, age and scanner may be unknown.",
@@ -62,9 +68,8 @@ class BimcvSource:
                 "without reports.",
                 rule="no-table",
             )
-        self._tables = [
-            RowReader(path, TABLE, ["patient_id", "report_id", "text"]) for path in tables
-        ]
+        needs, several = ["patient_id", "report_id", "text"], len(tables) > 1
+        self._tables = [RowReader(path, TABLE, needs, named=several) for path in tables]
         self._has_labels = any(table.has("labels") for table in self._tables)
         self._people = Listing()
         for path in find_tables(root, r"participants\.(tsv|csv)", r"sub-.*"):
@@ -97,9 +102,8 @@ class BimcvSource:
         yield from self._pictures()
 
     def _pictures(self) -> Iterator[Rejection]:
-        for folder, folders, files in os.walk(self.root):
-            folders.sort()
-            for file in sorted(files):
+        for folder, files in walk_folders(self.root):
+            for file in files:
                 name = Name.parse(file)
                 if not file.lower().endswith(_PICTURES) or not name.session:
                     continue

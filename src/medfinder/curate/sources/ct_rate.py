@@ -100,8 +100,7 @@ class CtRateSource:
                 for row in table:
                     name = stem(row.cells["volume"])
                     rejection = refused(row, ids=(name,), paths=(row.cells["volume"],))
-                    label = f"{name} in {table.path.name}"
-                    rejection = rejection or listing.add(row, name, group=_study(name), label=label)
+                    rejection = rejection or listing.add(row, name, group=_study(name))
                     if rejection:
                         yield rejection
         for item in find_volumes(self.root):
@@ -119,7 +118,7 @@ class CtRateSource:
         if name in self._not_chest:
             reason = "CT-RATE's own list says that this volume shows no chest."
             return Rejection(ref.item, "other-body-part", reason)
-        if (fixed := _corrected(ref.path)) is not None and fixed.is_file():
+        if (fixed := _corrected(ref.item)) is not None and (self.root / fixed).is_file():
             reason = "The same scan lies in the corrected folder beside, and that copy is used."
             return Rejection(ref.item, "duplicate-volume", reason)
         return None
@@ -166,7 +165,7 @@ def _those(
 ) -> list[RowReader]:
     """Open the tables whose name or folder says `word`; others of the release are none of ours."""
     return [
-        RowReader(path, columns, needs)
+        RowReader(path, columns, needs, named=True)
         for path in tables
         if word in path.stem.lower() and "attributes" not in path.stem.lower()
     ]
@@ -178,11 +177,12 @@ def _study(name: str) -> str:
     return f"{match[1]}_{match[3]}" if match else ""
 
 
-def _corrected(path: Path) -> Path | None:
-    """Return where the corrected copy of a first release's file would be."""
-    for n, part in enumerate(path.parts):
+def _corrected(item: str) -> Path | None:
+    """Return where below the root the corrected copy of a first release's file would be."""
+    parts = item.split("/")
+    for n, part in enumerate(parts):
         if part.lower() in _SPLITS:
-            return Path(*path.parts[:n], part + _FIXED, *path.parts[n + 1 :])
+            return Path(*parts[:n], part + _FIXED, *parts[n + 1 :])
     return None
 
 

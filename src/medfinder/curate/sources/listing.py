@@ -77,10 +77,11 @@ class Listing:
         # One transaction for all: it ends with the file.
         self._db.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
-            "CREATE TABLE row (name TEXT PRIMARY KEY, kin TEXT, item TEXT, number INTEGER,"
+            "CREATE TABLE row (name TEXT PRIMARY KEY, kin TEXT, item TEXT, place TEXT, n INTEGER,"
             " digest BLOB, cells TEXT, doubts TEXT, used INTEGER DEFAULT 0) WITHOUT ROWID;"
             "CREATE INDEX kin ON row (kin); BEGIN;"
         )
+        self._n = 0
 
     def __del__(self) -> None:
         self._db.close()
@@ -105,20 +106,20 @@ class Listing:
         Returns:
             None, or a rejection with rule ``duplicate-row``.
         """
-        item = f"row {row.number}: {label or name}"
+        item = f"{row.where}: {label or name}"
         cells = json.dumps(dict(row.cells), ensure_ascii=False)
         digest = hashlib.blake2b(cells.encode("utf-8", "replace"), digest_size=12).digest()
-        known = self._db.execute(
-            "SELECT number, digest FROM row WHERE name = ?", (name,)
-        ).fetchone()
+        known = self._db.execute("SELECT place, digest FROM row WHERE name = ?", (name,)).fetchone()
+        self._n += 1
         if known is None:
             self._db.execute(
-                "INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
                 (
                     name,
                     group,
                     item,
-                    row.number,
+                    row.where,
+                    self._n,
                     digest,
                     cells if keep else "{}",
                     json.dumps(formula_doubts(row.formulas)),
@@ -126,7 +127,7 @@ class Listing:
             )
             return None
         if known[1] == digest:
-            return Rejection(item, "duplicate-row", f"The same as row {known[0]}, which is kept.")
+            return Rejection(item, "duplicate-row", f"The same as {known[0]}, which is kept.")
         self._db.execute(
             "UPDATE row SET doubts = ? WHERE name = ?",
             (json.dumps([*self._doubts(name), _RIVAL]), name),
@@ -134,7 +135,7 @@ class Listing:
         return Rejection(
             item,
             "duplicate-row",
-            f"Row {known[0]} names the same and says something else; that one is kept. Compare.",
+            f"It names the same as {known[0]} and says something else; that one is kept. Compare.",
         )
 
     def _doubts(self, name: str) -> list[tuple[str, str]]:
@@ -149,9 +150,7 @@ class Listing:
         if found is not None:
             self.mark(name)
         elif group:
-            found = self._db.execute(
-                columns + "kin = ? ORDER BY number LIMIT 1", (group,)
-            ).fetchone()
+            found = self._db.execute(columns + "kin = ? ORDER BY n LIMIT 1", (group,)).fetchone()
             extra = [_KIN_LISTED]
         if found is None:
             return None
@@ -168,9 +167,7 @@ class Listing:
 
     def unclaimed(self) -> Iterator[tuple[str, str]]:
         """Yield (item, name) of each row that lists nothing that came, in the table's order."""
-        cursor = self._db.cursor().execute(
-            "SELECT item, name FROM row WHERE used = 0 ORDER BY number, name"
-        )
+        cursor = self._db.cursor().execute("SELECT item, name FROM row WHERE used = 0 ORDER BY n")
         while rows := cursor.fetchmany(256):
             yield from rows
 
@@ -187,16 +184,16 @@ def refused(row: Row, *, ids: tuple[str, ...], paths: tuple[str, ...] = ()) -> R
     """
     if row.n_extra:
         return Rejection(
-            f"row {row.number}",
+            row.where,
             "ragged-row",
-            f"The row has {row.n_extra} cells more than the header: a quote or a separator is out "
-            "of place. Mend the table there.",
+            f"The row has {row.n_extra} cells that the header has no name for, or that are too long "
+            "for a report: a quote or a separator is out of place. Mend the table there.",
         )
     found = next((text for text in ids if unsafe(text)), None)
     found = found or next((text for text in paths if climbs(text)), None)
     if found is not None:
         return Rejection(
-            f"row {row.number}: {found[:80]}",
+            f"{row.where}: {found[:80]}",
             "unsafe-id",
             "An id or path of the row leads out of its folder ('..' or a separator in it). It was "
             "not opened. Give it a plain id.",
@@ -219,8 +216,26 @@ def find_tables(root: Path, names: str, skip: str) -> list[Path]:
         skip: Pattern of whole names of folders that hold volumes and are not entered: an archive
             has a hundred thousand of them.
     """
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if not re.fullmatch(skip, f) and f[0] != ".")
-        found += [Path(folder, name) for name in sorted(files) if re.fullmatch(names, name, re.I)]
-    return found
+    return [
+        Path(folder, name)
+        for folder, files in walk_folders(root, skip)
+        for name in files
+        if re.fullmatch(names, name, re.I)
+    ]
+
+
+def walk_folders(root: Path, skip: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below `root` with the names of its files, both sorted.
+
+    Links are followed, each real folder once; hidden folders and those that match `skip` are not
+    entered.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(f for f in folders if f[0] != "." and not re.fullmatch(skip, f))
+        yield folder, sorted(files)
