@@ -90,6 +90,17 @@ def test_equal_weights_are_ordered_by_study_id(tmp_path: Path) -> None:
     assert [i.study_id for i in ReviewQueue(folder).items()] == ["study-1", "study-2", "study-3"]
 
 
+def test_a_doubt_without_a_sound_weight_weighs_nothing(tmp_path: Path) -> None:
+    weights = {"study-1": float("nan"), "study-2": float("inf"), "study-3": 0.2}
+    doubts = [Doubt(i, "short-report", "Short.", w) for i, w in weights.items()]
+    items = ReviewQueue(reviewed.make(tmp_path / "studies", doubts=doubts)).items()
+    assert [(i.study_id, i.weight) for i in items] == [
+        ("study-3", 0.2),
+        ("study-1", 0.0),
+        ("study-2", 0.0),
+    ]
+
+
 def test_a_folder_without_doubts_has_an_empty_queue(tmp_path: Path) -> None:
     queue = ReviewQueue(reviewed.make(tmp_path / "studies", doubts=[]))
     assert queue.items() == []
@@ -598,6 +609,19 @@ def test_a_change_behind_the_logs_back_is_found(
     connection.close()
     with pytest.raises(Mismatch, match=f"tampered with at event {number} "):
         queue.log.verify()
+
+
+def test_a_log_that_is_cut_off_or_replaced_under_a_running_review_is_told(
+    queue: ReviewQueue, folder: Path
+) -> None:
+    queue.decide("Ana", "study-0", ACCEPT)
+    for file in folder.glob("review.db*"):
+        file.unlink()
+    with pytest.raises(Mismatch, match="not the one it was - expected event 1"):
+        queue.items()
+    ReviewQueue(folder).decide("Eva", "study-0", ACCEPT)
+    with pytest.raises(Mismatch, match="not the one it was - expected event 1"):
+        queue.items()
 
 
 def test_a_file_that_is_no_log_is_told(folder: Path) -> None:

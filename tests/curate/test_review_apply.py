@@ -122,6 +122,17 @@ def test_a_finished_dataset_and_other_files_are_not_written_over(
         apply_review(queue, tmp_path / "letters" / "dear.txt")
 
 
+def test_a_folder_that_is_curated_again_meanwhile_is_told(
+    queue: ReviewQueue, tmp_path: Path
+) -> None:
+    def again(done: int, total: int) -> None:
+        reviewed.make(queue.folder, studies=[reviewed.study(i) for i in range(4)])
+
+    with pytest.raises(Mismatch, match="was curated again while the review was applied"):
+        apply_review(queue, tmp_path / "out", again)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_nothing_settled_is_nothing_to_apply(tmp_path: Path) -> None:
     queue = ReviewQueue(reviewed.make(tmp_path / "studies"))
     with pytest.raises(InputError, match="No study of this review is settled") as caught:

@@ -183,6 +183,24 @@ def test_columns_to_read_only_may_be_gone(queue: ReviewQueue, filled: Callable[.
     assert import_review(queue, path, "Ana").n_recorded == 1
 
 
+def test_a_table_that_may_hold_work_is_not_written_over(queue: ReviewQueue, tmp_path: Path) -> None:
+    export_review(queue, tmp_path / "a.csv", "Ana")
+    with pytest.raises(InputError, match="which may hold a reader's decisions") as caught:
+        export_review(queue, tmp_path / "a.csv", "Ana")
+    assert caught.value.rule == "file-exists"
+
+
+def test_only_a_csv_is_written(queue: ReviewQueue) -> None:
+    with pytest.raises(InputError, match=r"ends in \.csv, got 'studies\.parquet'") as caught:
+        export_review(queue, queue.folder / "studies.parquet", "Ana")
+    assert caught.value.rule == "not-csv"
+
+
+def test_no_hash_looks_like_a_number(queue: ReviewQueue, tmp_path: Path) -> None:
+    export_review(queue, tmp_path / "a.csv", "Ana")
+    assert all(row["source_hash"].startswith("h") for row in read(tmp_path / "a.csv"))
+
+
 @pytest.mark.parametrize(("encoding", "separator"), [("cp1252", ";"), ("utf-16", "\t")])
 def test_a_table_that_a_spreadsheet_saved_its_own_way_is_read(
     queue: ReviewQueue, filled: Callable[..., Path], encoding: str, separator: str

@@ -98,6 +98,8 @@ def test_the_most_doubted_study_is_open_with_both_texts_and_its_doubts(visit):
     assert "failed its checks · number" in page.inner_text(".failed-checks")
     assert "3 in the report, 5 in the English." in page.inner_text(".doubts")
     assert "pleural effusion" in page.inner_text("#labels")
+    assert "null" not in page.inner_text("body")
+    assert "undefined" not in page.inner_text("body")
 
 
 def test_the_ct_is_shown_where_the_index_has_it_and_else_said_so(visit):

@@ -113,16 +113,23 @@ class EventLog:
                 raise
             connection.execute("COMMIT")
 
-    def after(self, number: int) -> list[Event]:
-        """Return the events after the one with this number, in order; none where there is no log.
+    def after(self, number: int = 0, head: str = ORIGIN) -> list[Event]:
+        """Return the events after one that is known, in order, each checked.
+
+        Args:
+            number: Of the event that is known; 0 for none.
+            head: Its hash.
 
         Raises:
-            Mismatch: The file is no event log.
+            Mismatch: The file is no event log; an event was changed, removed or put in between, of
+                which the first is named; or the event that is known is no longer there.
         """
         if not self.path.exists():
+            if number > 0:
+                raise _not_the_one(number)
             return []
         with self._open() as connection:
-            return _events(connection, number)
+            return _events(connection, number, head)
 
     def leases(self) -> list[tuple[str, str]]:
         """Return (study_id, reader) of every lease that still holds; none where there is no log."""
@@ -132,7 +139,7 @@ class EventLog:
             return Turn(connection, self._now).leases()
 
     def verify(self) -> tuple[int, str]:
-        """Read every event and check its hash and what it is bound to.
+        """Read every event, check its hash and what it is bound to, and return the last.
 
         A log whose end was cut off is a log that ends earlier: to find that out, keep the number
         and hash that this returns somewhere else.
@@ -141,31 +148,20 @@ class EventLog:
             The number and hash of the last event; (0, `ORIGIN`) for a log without events.
 
         Raises:
-            Mismatch: An event was changed, removed or put in between; the first is named.
+            Mismatch: As `after` says.
         """
-        number, head = 0, ORIGIN
-        for event in self.after(0):
-            sound = (
-                event.number == number + 1
-                and event.previous == head
-                and event.hash == _hash_of(event)
-            )
-            if not sound:
-                raise Mismatch(
-                    f"The log of the review was tampered with at event {event.number} - expected "
-                    "each event to be bound to the one before it - take the log from a backup."
-                )
-            number, head = event.number, event.hash
-        return number, head
+        events = self.after()
+        return (events[-1].number, events[-1].hash) if events else (0, ORIGIN)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        is_new = not self.path.exists()
         try:
             with contextlib.closing(
                 sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             ) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
-                if not self._is_ready:
+                if not self._is_ready or is_new:
                     self._prepare(connection)
                 yield connection
         except sqlite3.OperationalError as error:
@@ -201,9 +197,9 @@ class Turn:
         self._connection = connection
         self._now = now
 
-    def after(self, number: int) -> list[Event]:
-        """Return the events after the one with this number, in order."""
-        return _events(self._connection, number)
+    def after(self, number: int, head: str) -> list[Event]:
+        """Return the events after one that is known, as `EventLog.after` does."""
+        return _events(self._connection, number, head)
 
     def append(
         self,
@@ -250,7 +246,24 @@ class Turn:
         )
 
 
-def _events(connection: sqlite3.Connection, number: int) -> list[Event]:
+def _events(connection: sqlite3.Connection, number: int, head: str) -> list[Event]:
+    known = connection.execute("SELECT hash FROM events WHERE number = ?", (number,)).fetchone()
+    if number > 0 and known != (head,):
+        raise _not_the_one(number)
+    found = []
+    for event in _read(connection, number):
+        sound = event.number == number + 1 and event.previous == head
+        if not sound or event.hash != _hash_of(event):
+            raise Mismatch(
+                f"The log of the review was tampered with at event {event.number} - expected each "
+                "event to be bound to the one before it - take the log from a backup."
+            )
+        number, head = event.number, event.hash
+        found.append(event)
+    return found
+
+
+def _read(connection: sqlite3.Connection, number: int) -> list[Event]:
     rows = connection.execute(
         "SELECT number, at, reader, kind, study_id, before, after, previous, hash FROM events "
         "WHERE number > ? ORDER BY number",
@@ -266,6 +279,13 @@ def _events(connection: sqlite3.Connection, number: int) -> list[Event]:
             "The log of the review was tampered with - an event does not hold JSON - take the log "
             "from a backup."
         ) from None
+
+
+def _not_the_one(number: int) -> Mismatch:
+    return Mismatch(
+        f"The log of the review is not the one it was - expected event {number} to be as it was "
+        "read before - take the log from a backup, and start again."
+    )
 
 
 def _hash_of(event: Event) -> str:

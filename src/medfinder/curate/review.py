@@ -9,6 +9,7 @@ own counts. Every decision is an event of ``FOLDER/review.db`` (`event_log`); th
 import contextlib
 import hashlib
 import json
+import math
 import threading
 import time
 import unicodedata
@@ -18,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from medfinder.artifact import MANIFEST, Manifest, manifest_hash, read_manifest
+from medfinder.artifact import MANIFEST, Manifest, read_manifest
 from medfinder.curate.agreement import Agreement, agreement
-from medfinder.curate.event_log import Event, EventLog, Turn
+from medfinder.curate.event_log import ORIGIN, Event, EventLog, Turn
 from medfinder.errors import ConfigError, InputError, Mismatch, UnknownName
 from medfinder.records import Doubt, Study
 from medfinder.report.clean import clean
@@ -246,9 +247,9 @@ class ReviewQueue:
         self._now = now
         self._load()
         self.log = EventLog(folder / LOG, now)
-        self._last = 0
+        self._last, self._head = 0, ORIGIN
         self._cases: dict[str, _Case] = {}
-        self._catch_up(self.log.after(0))
+        self._catch_up(self.log.after())
         if readers is not None and readers != self.readers:
             self._set_up(readers)
 
@@ -315,7 +316,7 @@ class ReviewQueue:
 
     def history(self, study_id: str = "") -> list[Event]:
         """Return the events of a study, or of all, in order: the audit trail."""
-        return [e for e in self.log.after(0) if not study_id or e.study_id == study_id]
+        return [e for e in self.log.after() if not study_id or e.study_id == study_id]
 
     def progress(self) -> Progress:
         """Return how far the review is."""
@@ -510,7 +511,7 @@ class ReviewQueue:
         """Hold the lock, with the folder and the log read up to now."""
         with self._lock:
             self._load()
-            self._catch_up(self.log.after(self._last))
+            self._catch_up(self.log.after(self._last, self._head))
             yield
 
     @contextlib.contextmanager
@@ -520,10 +521,10 @@ class ReviewQueue:
             self._load()
             try:
                 with self.log.turn() as turn:
-                    self._catch_up(turn.after(self._last))
+                    self._catch_up(turn.after(self._last, self._head))
                     yield turn
             except BaseException:
-                self._last = 0
+                self._last, self._head = 0, ORIGIN
                 self._cases = {}
                 self._standings = {}
                 raise
@@ -554,7 +555,7 @@ class ReviewQueue:
 
     def _fold(self, event: Event) -> None:
         """Let one event change what counts."""
-        self._last = event.number
+        self._last, self._head = event.number, event.hash
         self._standings.pop(event.study_id, None)
         if event.kind == "set-up":
             self.readers = int(event.after["readers"])
@@ -746,11 +747,6 @@ def outcome_of(decision: Decision, shown: Shown) -> tuple[str | None, tuple[str,
     return english, _labels(decision, shown.labels)
 
 
-def folder_hash(queue: ReviewQueue) -> str:
-    """Return the hash of the manifest of the folder under review."""
-    return manifest_hash(queue.manifest)
-
-
 def _key(name: str) -> str:
     """Return what makes two spellings of a name one person."""
     return unicodedata.normalize("NFKC", name).casefold()
@@ -874,7 +870,8 @@ def _doubts(path: Path) -> dict[str, list[Doubt]]:
     found: dict[str, list[Doubt]] = {}
     if path.is_file():
         for row in _read(path, ("study_id", "rule", "reason", "weight")).to_pylist():
-            doubt = Doubt(row["study_id"], row["rule"], row["reason"], row["weight"])
+            weight = row["weight"] if math.isfinite(row["weight"] or 0.0) else 0.0
+            doubt = Doubt(row["study_id"], row["rule"], row["reason"], weight or 0.0)
             found.setdefault(doubt.study_id, []).append(doubt)
     return found
 

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import medfinder
-from medfinder.artifact import Manifest, atomic_write, read_manifest, write_manifest
+from medfinder.artifact import (
+    Manifest,
+    atomic_write,
+    manifest_hash,
+    read_manifest,
+    write_manifest,
+)
 from medfinder.curate.review import (
     CANDIDATES,
     LOG,
     ReviewQueue,
     Settled,
-    folder_hash,
     outcome_of,
 )
-from medfinder.errors import InputError, MedFinderError
+from medfinder.errors import InputError, MedFinderError, Mismatch
 from medfinder.records import Rejection
 from medfinder.studies import read_doubts, read_rejections, write_doubts, write_rejections
 
@@ -67,9 +72,10 @@ def apply_review(
     Raises:
         InputError: `out` is the folder under review, holds a finished dataset or files of
             something else (rule ``folder-in-use``), or nothing is settled (``nothing-settled``).
-        Mismatch: The log was tampered with.
+        Mismatch: The log was tampered with, or the folder was curated again meanwhile.
     """
     start = time.monotonic()
+    before = queue.manifest
     number, head = queue.log.verify()
     settled = queue.settled()
     if not settled:
@@ -91,7 +97,11 @@ def apply_review(
     if (source / CANDIDATES).is_file():
         with (source / CANDIDATES).open("rb") as old, atomic_write(out / CANDIDATES) as new:
             shutil.copyfileobj(old, new)
-    before = queue.manifest
+    if manifest_hash(read_manifest(source, "curate")) != manifest_hash(before):
+        raise Mismatch(
+            "The folder under review was curated again while the review was applied to it. Apply "
+            "it once more."
+        )
     counts = {**before.counts, "studies": n_studies, "rejections": len(rejections)}
     counts |= {"doubts": len(doubts), "reviewed": len(settled)}
     write_manifest(
@@ -99,7 +109,7 @@ def apply_review(
         Manifest(
             stage="curate",
             config={**before.config, "review": {"readers": queue.readers, "events": number}},
-            parents={"studies": folder_hash(queue), "review": head[:16]},
+            parents={"studies": manifest_hash(before), "review": head[:16]},
             counts=counts,
             seed=before.seed,
             duration_s=round(time.monotonic() - start, 3),

@@ -63,8 +63,21 @@ def export_review(queue: ReviewQueue, path: Path, reader: str) -> int:
         path: CSV: UTF-8 with a byte order mark, without which spreadsheets spoil accents.
 
     Raises:
-        InputError: The name is empty or no name.
+        InputError: The name is empty or no name, the path does not end in .csv (rule ``not-csv``),
+            or a file is there (rule ``file-exists``): it may hold a reader's work.
     """
+    if path.suffix.lower() != ".csv":
+        raise InputError(
+            f"The table is written as CSV: expected a name that ends in .csv, got {path.name!r}. "
+            "Give another name.",
+            rule="not-csv",
+        )
+    if path.exists():
+        raise InputError(
+            f"There is a file at {str(path)!r}, which may hold a reader's decisions. Import it and "
+            "remove it, or give another name.",
+            rule="file-exists",
+        )
     states = queue.states(reader)
     todo = [item.study_id for item, state in states if state in ("todo", "disputed")]
     with atomic_write(path) as file:
@@ -119,7 +132,7 @@ def import_review(queue: ReviewQueue, path: Path, reader: str) -> Imported:
             problems.append((number, study_id, "duplicate-row", reason))
             continue
         seen[study_id] = number
-        shown = cells["source_hash"].strip()
+        shown = cells["source_hash"].strip().removeprefix("h")
         given.append((number, study_id, _decision(verdict, cells), shown))
     # Recorded only when no row is wrong; asked all the same, so that all that is wrong is told.
     n_recorded, n_known, more = queue.decide_all(name, given, is_trial=bool(problems))
@@ -168,7 +181,7 @@ def _cells(view: View) -> tuple[str, ...]:
         "; ".join(shown.problems),
         "; ".join(shown.labels),
         "\n".join(_told(vote) for vote in view.others),
-        shown.hash,
+        f"h{shown.hash}",  # a spreadsheet would take "12e45…" for a number
         "",
         "",
         "",

@@ -210,7 +210,8 @@ def serve(
                 h11_max_incomplete_event_size=64 * 2**10,
             )
         )
-        server.on_started = lambda: _announce(url, on_ready, open_browser)
+        pages = [url] if review is None else [url, f"{url}review"]
+        server.on_started = lambda: _announce(pages, on_ready, open_browser)
         server.service = app.state.service
         with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
             server.run(sockets=[listener])
@@ -386,10 +387,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announce(url: str, on_ready: Callable[[str], None] | None, open_browser: bool) -> None:
+def _announce(pages: list[str], on_ready: Callable[[str], None] | None, open_browser: bool) -> None:
+    url = pages[0]
     if on_ready is not None:
         on_ready(url)
     else:
-        print(f"MedFinder is at {url} (stop with Ctrl+C)", file=sys.stderr, flush=True)
+        print(
+            f"MedFinder is at {' and '.join(pages)} (stop with Ctrl+C)", file=sys.stderr, flush=True
+        )
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

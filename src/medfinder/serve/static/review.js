@@ -224,14 +224,16 @@ function showStudy() {
   const { item } = state;
   if (!item) return $("study").replaceChildren();
   const note = { disputed: TEXT.disputedNote, waiting: TEXT.waitingNote, taken: TEXT.takenNote }[item.state];
-  $("study").replaceChildren(
+  const parts = [
     make("header.study-head", {}, make("h2", { tabindex: -1 }, item.study_id), make("span.muted", {}, [TEXT.states[item.state], note].filter(Boolean).join(". "))),
     make("ul.doubts", { "aria-label": TEXT.doubts }, ...item.doubts.map((doubt) =>
       make("li", {}, make("meter", { min: 0, max: 1, value: doubt.weight, title: doubt.weight.toFixed(2), "aria-label": doubt.weight.toFixed(2) }), make("span.rule", {}, doubt.rule), make("p", {}, doubt.reason)))),
     make("div.texts", {}, originalOf(item), hasEnglish() ? englishOf(item) : null),
     labelsOf(item),
     votesOf(item),
-    actionsOf(item));
+    actionsOf(item),
+  ];
+  $("study").replaceChildren(...parts.filter(Boolean)); // a null would be written out
 }
 
 function report({ text, language, findings }) {
