@@ -26,7 +26,9 @@ def phantom(
             help="patient: no patient is in two of train, val and test; none: no split is written."
         ),
     ] = "patient",
-    language: Annotated[str, typer.Option(help="Of the reports: en, es or mixed.")] = "en",
+    language: Annotated[
+        str, typer.Option(help="Of the reports: en, es or mixed; an archive has its own.")
+    ] = "en",
     size: Annotated[
         str,
         typer.Option(help="Voxels, depth x height x width: 96x160x160; with --benchmark 64x96x96."),
@@ -46,6 +48,16 @@ def phantom(
     n_test: Annotated[
         int, typer.Option(help="With --benchmark: studies of each test split.")
     ] = 500,
+    archive: Annotated[
+        str,
+        typer.Option(
+            help="Write an archive of N patients as a source leaves it, with planted defects: "
+            "bimcv, bimcv_r, ct_rate or merlin."
+        ),
+    ] = "",
+    no_volumes: Annotated[
+        bool, typer.Option("--no-volumes", help="With --archive: its tables alone.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -54,7 +66,8 @@ def phantom(
     Run again with the same options, it draws only what is missing.
 
     Examples: medfinder phantom out --n 2000 --seed 1 --split-by patient,
-    medfinder phantom bench --benchmark --language mixed
+    medfinder phantom bench --benchmark --language mixed,
+    medfinder phantom raw --archive bimcv --n 300
     """
     from medfinder.errors import InputError
     from medfinder.phantom.phantom import ReportLanguage, write_phantoms
@@ -71,6 +84,13 @@ def phantom(
     }
     if size:
         options["size"] = _shape(size)
+    if archive:
+        if benchmark or dicom or masks:
+            raise InputError("An archive has no masks, DICOM series or benchmark. Choose one.")
+        _archive(out, archive, 20 if n is None else n, seed, not no_volumes, options, json_)
+        return
+    if no_volumes:
+        raise InputError("Only an archive can be written without its volumes. Add --archive.")
     if benchmark:
         from medfinder.phantom.benchmark import write_benchmark
 
@@ -102,6 +122,35 @@ def phantom(
     done(
         f"{n} phantom studies in {out}",
         f"medfinder curate folder {volumes} studies --reports {out}/studies.csv",
+    )
+
+
+_CURATE = {
+    "bimcv": "bimcv {root}",
+    "bimcv_r": "bimcv-r {root}/meta/BIMCV-R.csv",
+    "ct_rate": "ct-rate {root}",
+    "merlin": "merlin {root}",
+}
+
+
+def _archive(
+    out: Path, layout: str, n: int, seed: int, volumes: bool, options: dict[str, Any], json_: bool
+) -> None:
+    """Write an archive in the layout of a source, and what was planted in it beside."""
+    from medfinder.phantom.archive import write_archive
+
+    chosen = {key: options[key] for key in ("size", "workers") if key in options}
+    with progress("Drawing the archive") as advance:
+        root = write_archive(
+            out, n, seed, layout=cast(Any, layout), volumes=volumes, progress=advance, **chosen
+        )
+    if json_:
+        emit({"folder": str(root), "patients": n, "seed": seed})
+    place = " --volumes {root}" if volumes else " --table-only"
+    command = _CURATE[layout] + (place if layout == "bimcv_r" else "") + " studies"
+    done(
+        f"An archive of {n} patients in {root}; what is wrong with it in {out}/planted.jsonl",
+        f"medfinder curate {command.format(root=root)}",
     )
 
 
