@@ -37,6 +37,9 @@ def export(
     licence: Annotated[
         str, typer.Option(help="The Hub's identifier of the licence; the source's own otherwise.")
     ] = "",
+    card: Annotated[
+        bool, typer.Option(help="Write the dataset card too, with its pictures.")
+    ] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Write the dataset for others to read, with its card and without a path or a series number.
@@ -56,6 +59,7 @@ def export(
         volumes=cast(Volumes, volumes),
         shard_mb=shard_mb,
         licence=licence,
+        card=card,
     )
     with progress("Exporting studies") as advance:
         made = run(studies, out, config, advance)

@@ -55,6 +55,7 @@ class ExportConfig:
             ``"none"`` gives out the tables and texts alone.
         shard_mb: Largest Parquet file or tar shard, in megabytes of 10^6 bytes.
         licence: The Hub's identifier of a licence; "" for the source's own.
+        card: Write the dataset card too: as the README's text, with pictures, and as one page.
         workers: Volumes read at once; 0 for one a core, at most 4. Each takes the memory of a CT.
     """
 
@@ -62,6 +63,7 @@ class ExportConfig:
     volumes: Volumes = "copy"
     shard_mb: int = 500
     licence: str = ""
+    card: bool = True
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -399,14 +401,16 @@ def _check(dataset: Dataset) -> CheckConfig:
 def _write_pages(
     dataset: Dataset, numbers: Statistics, folder: Path, config: ExportConfig, layout: Layout
 ) -> None:
-    blocks = card_blocks(dataset, numbers)
-    write_pictures(blocks, folder / PICTURES)
     front = layout.front_matter() if isinstance(layout, HubLayout) else ""
-    body = to_markdown(blocks, PICTURES)
-    text = f"---\n{_about(dataset, numbers, config)}{front}---\n\n{body}"
-    for name, content in (("card.html", to_html(blocks)), ("README.md", text)):
-        with atomic_write(folder / name) as file:
-            file.write(content.encode())
+    text = f"---\n{_about(dataset, numbers, config)}{front}---\n"
+    if config.card:
+        blocks = card_blocks(dataset, numbers)
+        write_pictures(blocks, folder / PICTURES)
+        text += "\n" + to_markdown(blocks, PICTURES)
+        with atomic_write(folder / "card.html") as file:
+            file.write(to_html(blocks).encode())
+    with atomic_write(folder / "README.md") as file:
+        file.write(text.encode())
 
 
 def _about(dataset: Dataset, numbers: Statistics, config: ExportConfig) -> str:
