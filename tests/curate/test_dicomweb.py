@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+import pydicom
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -51,8 +52,6 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three phantom studies as DICOM files, with text reports of two and a dose report."""
-    import pydicom
-
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder, 3, size=(N_SLICES, 32, 32), dicom=True, p_second_study=0.0)
     for number in range(3):
@@ -406,6 +405,59 @@ def test_files_of_another_series_or_of_no_dicom_are_not_taken(front: Proxy, tmp_
     items = list(source(front, tmp_path, one(2)).items())
     assert "it sent a file that cannot be used (corrupt)" in items[0].reason  # type: ignore[union-attr]
     assert not list(tmp_path.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize("cut", [None, -100])
+def test_single_instances_outside_of_a_multipart_are_read_and_checked_by_their_pixels(
+    front: Proxy, dicom: Path, tmp_path: Path, cut: int | None
+) -> None:
+    files = {
+        derive_uid("instance", pydicom.dcmread(f, stop_before_pixels=True).SeriesInstanceUID, i): f
+        for i, f in enumerate(sorted((dicom / "dicom" / "ph1-s000002").glob("*.dcm")))
+    }
+
+    def bare(handler: Handler) -> bool:
+        if is_series(handler.path):
+            handler.answer(500)
+            return True
+        if "/instances/" in handler.path:
+            content = files[handler.path.split("/")[-1]].read_bytes()
+            handler.answer(200, content, "application/dicom", cut=cut, honest=False)
+            return True
+        return False
+
+    front.fault = bare
+    items = list(source(front, tmp_path, one(2)).items())
+    if cut is None:
+        assert isinstance(items[0], VolumeRef)
+    else:
+        assert "it sent a file that cannot be used (truncated)" in items[0].reason  # type: ignore[union-attr]
+
+
+def test_a_pacs_that_does_not_know_the_wildcard_syntax_is_asked_without(
+    front: Proxy, tmp_path: Path
+) -> None:
+    def pick(handler: Handler) -> bool:
+        if is_retrieval(handler.path) and "transfer-syntax=*" in handler.headers["Accept"]:
+            handler.answer(406)
+            return True
+        return False
+
+    front.fault = pick
+    assert outcome(source(front, tmp_path, one(2))) == (1, [])
+
+
+def test_credentials_that_expire_during_a_run_end_it(front: Proxy, tmp_path: Path) -> None:
+    def expire(handler: Handler) -> bool:
+        if is_retrieval(handler.path):
+            handler.answer(401)
+            return True
+        return False
+
+    front.fault = expire
+    with pytest.raises(InputError, match="Set them and run again") as raised:
+        list(source(front, tmp_path, one(2)).items())
+    assert raised.value.rule == "pacs-refused"
 
 
 def test_a_pacs_that_goes_away_ends_the_run_with_an_error_that_says_to_run_again(

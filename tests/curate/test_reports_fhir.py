@@ -505,6 +505,22 @@ def test_a_server_that_fails_is_named(shelf: Shelf, fault: Any, rule: str, messa
     assert "RAD" not in str(raised.value).split("Expected")[0]  # of a query, nothing is shown
 
 
+def test_a_study_that_cannot_be_fetched_now_is_not_taken_for_none(shelf: Shelf) -> None:
+    shelf.pages = {FIRST: bundle(report())}
+
+    def fail(handler: Handler) -> bool:
+        if "ImagingStudy" in handler.path:
+            handler.answer(503)
+            return True
+        return shelf(handler)
+
+    shelf.front.fault = fail
+    with pytest.raises(InputError, match="it answered 503, 3 times"):
+        shelf.read()
+    shelf.front.fault = shelf  # now it answers, that there is none
+    assert [r.rule for r in shelf.read() if isinstance(r, Rejection)] == ["no-study"]
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     with proxy() as gone:
         url = gone.root

@@ -147,6 +147,13 @@ def test_measurements_in_a_common_class_are_named_by_their_title(tmp_path: Path)
     assert rejection(path).rule == "not-a-report"
 
 
+def test_a_report_that_is_a_pdf_is_named(tmp_path: Path) -> None:
+    pdf = "1.2.840.10008.5.1.4.1.1.104.1"
+    found = rejection(write_sr(tmp_path / "a.dcm", [], study_id=STUDY, sop_class=pdf))
+    assert found.rule == "report-not-text"
+    assert "an encapsulated PDF, which is not read" in found.reason
+
+
 def test_a_report_without_words_is_named(tmp_path: Path) -> None:
     found = rejection(write_sr(tmp_path / "a.dcm", [section("Findings")], study_id=STUDY))
     assert found.rule == "empty-report"

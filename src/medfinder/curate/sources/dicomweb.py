@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -145,6 +146,7 @@ class DicomwebSource:
                 ``pacs-refused`` and ``not-dicomweb``. What was retrieved is kept.
             ArtifactError: The disk is full or refuses.
         """
+        self._sr = Reports()
         studies: dict[str, PacsStudy] = {}
         for name, filters in self.query.filters():
             none = True
@@ -305,7 +307,12 @@ class DicomwebSource:
         for stray in aside.glob(".*"):
             stray.unlink()
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside.replace(target)
+        try:
+            aside.replace(target)
+        except OSError:
+            if not promised <= _uids(target):  # another run was first with the same series
+                raise
+            shutil.rmtree(aside)
         with contextlib.suppress(OSError):  # another series of the study may still be aside
             aside.parent.rmdir()
         return ""

@@ -246,7 +246,7 @@ class Pacs:
         self._kind = ""
         try:
             rows = page(offset)
-        except ValueError:  # also RequestException: the body is not JSON
+        except (ValueError, RecursionError):  # the body is not JSON, or nests without end
             if "json" in self._kind:
                 raise Stalled("it answered half a JSON") from None
             kind = self._kind.split(";")[0][:60] or "nothing that has a type"

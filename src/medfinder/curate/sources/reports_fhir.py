@@ -215,14 +215,7 @@ class _Server:
                 rule="not-fhir",
             )
         try:
-            page = patiently(lambda: self._get(url), self.patience)
-        except Stalled as stalled:
-            raise InputError(
-                f"{self.name} does not give its reports: {stalled}, {self.patience.tries} times. "
-                "Expected a page of its search. Nothing was written; run the same command again "
-                "when it answers.",
-                rule="fhir-unreachable",
-            ) from None
+            page = self._patiently(url)
         except Refused as refused:
             if refused.status in (401, 403, 407):
                 raise InputError(
@@ -251,14 +244,29 @@ class _Server:
         return (mine.scheme, mine.netloc) == (other.scheme, other.netloc)
 
     def resource(self, reference: str) -> dict[str, Any] | None:
-        """Return what a reference leads to; None where it leads off the server or nowhere."""
+        """Return what a reference leads to; None where it leads off the server or nowhere.
+
+        Raises:
+            InputError: Rule ``fhir-unreachable``.
+        """
         url = urljoin(self.base + "/", reference)
         if not self.owns(url):
             return None
         try:
-            return patiently(lambda: self._get(url), self.patience)
-        except (Refused, Stalled):
+            return self._patiently(url)
+        except Refused:
             return None
+
+    def _patiently(self, url: str) -> dict[str, Any]:
+        try:
+            return patiently(lambda: self._get(url), self.patience)
+        except Stalled as stalled:
+            raise InputError(
+                f"{self.name} does not give its reports: {stalled}, {self.patience.tries} times. "
+                "Expected its resources in JSON. Nothing was written; run the same command again "
+                "when it answers.",
+                rule="fhir-unreachable",
+            ) from None
 
     def _get(self, url: str) -> dict[str, Any]:
         import httpx

@@ -23,6 +23,10 @@ _REPORT_CLASSES = frozenset(
     for n in (1, 11, 22, 33, 34, 35)  # trial, basic text, enhanced, comprehensive, 3D, extensible
 )
 _SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
+_DOCUMENT_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.104.1": "PDF",
+    "1.2.840.10008.5.1.4.1.1.104.2": "CDA document",
+}
 #: Titles of documents that are no radiologist's report, in the DICOM scheme.
 _OTHER_TITLES = frozenset(("113701", "126000", "111036", "112000"))
 _IDENTIFYING = frozenset(
@@ -51,7 +55,8 @@ def read_sr(path: Path, name: str = "") -> Iterator[ReportRow | Rejection]:
         name: Leads the items of rows and rejections, such as the folder's place in a larger one.
 
     Yields:
-        A row for each report, and a rejection for each SR object that cannot be one.
+        A row for each report, and a rejection for each SR object, PDF or CDA document that cannot
+        be one.
 
     Raises:
         InputError: `path` does not exist.
@@ -70,6 +75,12 @@ def read_sr(path: Path, name: str = "") -> Iterator[ReportRow | Rejection]:
         item = f"{name}/{item}" if name else item
         try:
             header = read_header(file)
+            if header.sop_class in _DOCUMENT_CLASSES:
+                raise InputError(
+                    f"The report is an encapsulated {_DOCUMENT_CLASSES[header.sop_class]}, which "
+                    "is not read: expected a Structured Report. Export it as text.",
+                    rule="report-not-text",
+                )
             if not header.sop_class.startswith(_SR_CLASSES):
                 continue
             yield from _read(file, item)
