@@ -21,6 +21,7 @@ from medfinder.cli import (
     search,
     serve,
     train,
+    translate,
 )
 from medfinder.cli.talk import fail
 from medfinder.errors import MedFinderError
@@ -66,6 +67,7 @@ for module in (
     serve,
     encode,
     findings,
+    translate,
     phantom,
     listing,
 ):

@@ -109,7 +109,7 @@ class _Piece:
     __slots__ = ("english", "is_plural", "kind", "spanish")
 
     def __init__(
-        self, spanish: str, english: str | None, kind: str = "", is_plural: bool = False
+        self, spanish: str, english: str | None, kind: str = "", is_plural: bool | None = False
     ) -> None:
         self.spanish, self.english, self.kind = spanish, english, kind
         self.is_plural = is_plural
@@ -172,7 +172,7 @@ def _ordered(pieces: list[_Piece]) -> list[_Piece]:
         joins: list[str] = []
         j = i + 1
         while j < len(pieces):
-            if pieces[j].kind == "adjective":
+            if pieces[j].kind == "adjective" and piece.is_plural in (None, pieces[j].is_plural):
                 groups[-1].append(pieces[j])
                 j += 1
             elif (
@@ -304,7 +304,8 @@ class _Engine:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(_UNSAFE.sub(" ", sentence).encode() + b"[][\n]\0")
             process.stdin.flush()
@@ -363,7 +364,135 @@ def _accented(sentence: str) -> str:
 
 _WORDS = {
     fold(word): word
-    for word in ["más", "también", "además", "según", "así", "aquí", "está", "están", "será", "podría", "podrían", "habría", "había", "sería", "través", "única", "único", "últimos", "últimas", "último", "última", "próximo", "próxima", "mínima", "mínimo", "máxima", "máximo", "número", "área", "cráneo", "líquido", "sólido", "líneas", "línea", "pequeño", "pequeña", "pequeños", "pequeñas", "año", "años", "tamaño", "señal", "íntimo", "íntima", "rápido", "rápida", "médico", "médica", "clínico", "clínica", "crónico", "crónica", "físico", "física", "periférico", "típico", "típica", "atípico", "atípica", "específico", "específica", "artículo", "técnico", "técnica", "característica", "características", "característico", "difícil", "fácil", "útil", "débil", "cálculo", "ángulo", "diámetro", "parámetro", "página", "patológico", "patológica", "fisiológico", "fisiológica", "biológico", "básico", "básica", "método", "análisis", "énfasis", "hipótesis", "síntesis", "después", "detrás", "través", "jamás", "quizás", "interés", "previsión", "común", "régimen", "volumen", "imágenes", "márgenes", "órdenes", "jóvenes", "orígenes", "múltiple", "múltiples", "hábito", "ámbito", "depósito", "depósitos", "espíritu", "tránsito", "vía", "vías", "mayoría", "todavía", "día", "días", "país", "raíz", "caída", "estadía", "cirugía", "anatomía", "terapia", "energía", "cuantía", "sintomatología"]
+    for word in [
+        "más",
+        "también",
+        "además",
+        "según",
+        "así",
+        "aquí",
+        "está",
+        "están",
+        "será",
+        "podría",
+        "podrían",
+        "habría",
+        "había",
+        "sería",
+        "través",
+        "única",
+        "único",
+        "últimos",
+        "últimas",
+        "último",
+        "última",
+        "próximo",
+        "próxima",
+        "mínima",
+        "mínimo",
+        "máxima",
+        "máximo",
+        "número",
+        "área",
+        "cráneo",
+        "líquido",
+        "sólido",
+        "líneas",
+        "línea",
+        "pequeño",
+        "pequeña",
+        "pequeños",
+        "pequeñas",
+        "año",
+        "años",
+        "tamaño",
+        "señal",
+        "íntimo",
+        "íntima",
+        "rápido",
+        "rápida",
+        "médico",
+        "médica",
+        "clínico",
+        "clínica",
+        "crónico",
+        "crónica",
+        "físico",
+        "física",
+        "periférico",
+        "típico",
+        "típica",
+        "atípico",
+        "atípica",
+        "específico",
+        "específica",
+        "artículo",
+        "técnico",
+        "técnica",
+        "característica",
+        "características",
+        "característico",
+        "difícil",
+        "fácil",
+        "útil",
+        "débil",
+        "cálculo",
+        "ángulo",
+        "diámetro",
+        "parámetro",
+        "página",
+        "patológico",
+        "patológica",
+        "fisiológico",
+        "fisiológica",
+        "biológico",
+        "básico",
+        "básica",
+        "método",
+        "análisis",
+        "énfasis",
+        "hipótesis",
+        "síntesis",
+        "después",
+        "detrás",
+        "través",
+        "jamás",
+        "quizás",
+        "interés",
+        "previsión",
+        "común",
+        "régimen",
+        "volumen",
+        "imágenes",
+        "márgenes",
+        "órdenes",
+        "jóvenes",
+        "orígenes",
+        "múltiple",
+        "múltiples",
+        "hábito",
+        "ámbito",
+        "depósito",
+        "depósitos",
+        "espíritu",
+        "tránsito",
+        "vía",
+        "vías",
+        "mayoría",
+        "todavía",
+        "día",
+        "días",
+        "país",
+        "raíz",
+        "caída",
+        "estadía",
+        "cirugía",
+        "anatomía",
+        "terapia",
+        "energía",
+        "cuantía",
+        "sintomatología",
+    ]
     if fold(word) != word
 }
 _LISTED = re.compile(r"\b(?:" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")\b")

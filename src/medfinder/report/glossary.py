@@ -18,7 +18,9 @@ from medfinder.report.tokens import fold
 Kind = Literal["noun", "adjective", "phrase", "word"]
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|[^\w\s]|_")
-_SMALL = frozenset(["de", "del", "la", "las", "los", "el", "en", "por", "con", "y", "a", "al", "su"])
+_SMALL = frozenset(
+    ["de", "del", "la", "las", "los", "el", "en", "por", "con", "y", "a", "al", "su"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,13 @@ class Term:
     Attributes:
         words: Spanish, folded, as tokens of a report.
         english: What it means, in the same number.
-        is_plural: Whether this form is the plural of a noun.
+        is_plural: Whether this form of a noun or adjective is the plural; None for one that is both.
     """
 
     words: tuple[str, ...]
     english: str
     kind: Kind
-    is_plural: bool = False
+    is_plural: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,12 @@ class Glossary:
             self._add(spanish, english, "word")
         for spanish, english in tables["adjectives"].items():
             for form in _adjective_forms(spanish):
-                self._add(form, english, "adjective")
+                self._add(form, english, "adjective", is_plural=form.endswith("s"))
         for spanish, english in tables["nouns"].items():
             many = plurals.get(english) or _english_plural(english)
-            self._add(_spanish_plural(spanish), many, "noun", is_plural=True)
-            self._add(spanish, english, "noun")
+            many_es = _spanish_plural(spanish)
+            self._add(many_es, many, "noun", is_plural=True)
+            self._add(spanish, english, "noun", is_plural=None if many_es == spanish else False)
         for spanish, english in tables["phrases"].items():
             self._add(spanish, english, "phrase")
 
@@ -102,7 +105,7 @@ class Glossary:
             i += len(term.words)
         return list(found.items())
 
-    def _add(self, spanish: str, english: str, kind: Kind, is_plural: bool = False) -> None:
+    def _add(self, spanish: str, english: str, kind: Kind, is_plural: bool | None = False) -> None:
         words = tuple(token.text for token in tokens_of(fold(spanish)))
         self._terms[words] = Term(words, english, kind, is_plural)
         self._longest[words[0]] = max(self._longest.get(words[0], 0), len(words))
