@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -619,6 +621,38 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(front: Proxy, tmp_path: P
     assert kept
     assert all(last in path for path in retrieved(front.asked))  # not those that came whole
     assert not list(aside.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_through_any_mixture_of_faults_runs_end_with_every_file_as_it_was_sent(
+    front: Proxy, dicom: Path, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+
+    def mix(handler: Handler) -> bool:
+        kind = rng.random()
+        if kind < 0.1:
+            handler.forward(cut=rng.randrange(80_000), honest=rng.random() < 0.5)
+        elif kind < 0.2:
+            handler.answer(rng.choice([500, 503, 429, 404, 403 if kind < 0.11 else 502]), b"no")
+        elif kind < 0.22:
+            handler.answer(200, b"<html>", rng.choice(["text/html", "application/dicom+json"]))
+        return kind < 0.22
+
+    front.fault = mix
+    sent = {f.read_bytes() for f in dicom.rglob("*.dcm")}
+    for _ in range(60):
+        with contextlib.suppress(InputError):
+            items = list(source(front, tmp_path).items())
+            if not any(isinstance(i, Rejection) for i in items) and len(items) == 3:
+                break
+        for series in tmp_path.glob("[!.]*/*"):  # in its place only when whole
+            assert len(list(series.iterdir())) in (1, N_SLICES)
+    else:
+        pytest.fail("60 runs did not bring the studies")
+    got = [f.read_bytes() for f in tmp_path.glob("[!.]*/*/*.dcm")]
+    assert len(got) >= 3 * N_SLICES
+    assert set(got) <= sent
 
 
 def test_memory_does_not_grow_with_a_series(tmp_path: Path) -> None:
