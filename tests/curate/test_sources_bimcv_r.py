@@ -278,11 +278,11 @@ def test_a_hundred_thousand_rows_take_little_memory(tmp_path: Path) -> None:
             row(n // 2, n, Report=f"{text}{n}", Report_en=text) for n in range(100_000)
         )
     source = BimcvRSource(path)
-    before, start = _peak_mb(), time.monotonic()
+    before, start = _peak_mb(), time.process_time()
     n_rows = sum(isinstance(item, TableRow) for item in source.items())
     assert n_rows == 100_000
     assert _peak_mb() - before < 60
-    assert time.monotonic() - start < 120
+    assert time.process_time() - start < 60
 
 
 def _peak_mb() -> float:
