@@ -11,7 +11,7 @@ import pytest
 
 from medfinder.errors import ConfigError, InputError, Mismatch
 from medfinder.phantom.archive import write_archive
-from medfinder.phantom.case import sample_case
+from medfinder.phantom.case import case_from_dict, sample_case
 from medfinder.phantom.defects import DEFECTS, PLACEHOLDER, Beside, Rates
 from medfinder.phantom.layouts import BIMCV_R_COLUMNS, LABEL_COLUMNS
 from medfinder.phantom.pairs import DENIALS, FILLERS, MIN_WORDS, NORMAL, english, spanish, word_pair
@@ -254,6 +254,13 @@ def test_planted_translations_differ_from_the_right_one_as_written_down(publishe
             assert name not in {f.name for f in extract_findings(told["text"], "es")}
         seen.add(planted.get(study))
     assert {"translation-number", "translation-placeholder", "label-negated"} <= seen
+
+
+def test_the_truth_holds_each_case_as_it_was_drawn(published: Path) -> None:
+    for told in lines(published.parent / "truth.jsonl")[:40]:
+        case = case_from_dict(told["case"])
+        assert json.loads(json.dumps(case.to_dict())) == told["case"]
+        assert case.sex == told["sex"]
 
 
 def test_texts_of_sound_sessions_are_all_different(published: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from medfinder.config import to_dict
 from medfinder.errors import ConfigError
-from medfinder.phantom.case import CaseSpec
+from medfinder.phantom.case import CaseSpec, FindingSpec, Habitus
 from medfinder.phantom.chest import SMALL, PhantomConfig, make_phantom, voxel_edge_mm
 from medfinder.phantom.defects import DEFECTS, Planted, Plot, Rates, put_beside
 from medfinder.phantom.layouts import make_writer
@@ -243,7 +243,7 @@ def _truth(session: Session, place: Callable[[Session, Scan], str]) -> dict[str,
         "study_id": session.study_id,
         "patient_id": session.patient.patient_id,
         "seed": session.seed,
-        "case": session.case.to_dict(),
+        "case": _case(session.case),
         "sex": session.patient.sex,
         "age": session.age,
         "study_date": session.study_date.isoformat(),
@@ -255,8 +255,25 @@ def _truth(session: Session, place: Callable[[Session, Scan], str]) -> dict[str,
     }
 
 
+def _case(case: CaseSpec) -> dict[str, Any]:
+    """Return what `CaseSpec.to_dict` does, without copying it ten levels deep: there are many."""
+    found = {name: getattr(case, name) for name in _CASE}
+    found["habitus"] = {name: getattr(case.habitus, name) for name in _HABITUS}
+    found["findings"] = [{name: getattr(f, name) for name in _FINDING} for f in case.findings]
+    return found
+
+
+_CASE, _HABITUS, _FINDING = (
+    tuple(f.name for f in dataclasses.fields(kind)) for kind in (CaseSpec, Habitus, FindingSpec)
+)
+
+
 def _bare(line: Planted) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(line).items() if v or k == "rule"}
+    told = {k: getattr(line, k) for k in _PLANTED}
+    return {k: v for k, v in told.items() if v or k == "rule"}
+
+
+_PLANTED = tuple(f.name for f in dataclasses.fields(Planted))
 
 
 class _lines:  # noqa: N801 - used as a function is

@@ -136,8 +136,9 @@ def sample_sessions(
         day = date(2018, 1, 1) + timedelta(days=int(rng.integers(1500)))
         for visit in range(n_sessions):
             case_seed = 1_000_000 * seed + number
-            case = sample_case(case_seed, voxel_mm=voxel_mm)
+            case = first
             if visit:
+                case = sample_case(case_seed, voxel_mm=voxel_mm)
                 day += timedelta(days=int(rng.integers(20, 400)))
                 case = replace(case, sex=first.sex, age=first.age, habitus=first.habitus)
             session = Session(

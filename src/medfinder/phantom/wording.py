@@ -20,6 +20,7 @@ from medfinder.phantom.case import KINDS, CaseSpec, FindingSpec
 from medfinder.records import Language
 
 UNSEEN_EVERY = 4
+_ACCENT = re.compile("[\u0300-\u036f]")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _LANGUAGES: dict[str, ModuleType] = {"en": phrases_en, "es": phrases_es}
 
@@ -358,6 +359,5 @@ def _spanish(f: FindingSpec, abbreviate: bool) -> dict[str, str]:
 
 def plain(text: str) -> str:
     """Return lower case without accents, full stops set apart, as some archives export reports."""
-    bare = unicodedata.normalize("NFD", text.lower())
-    bare = "".join(ch for ch in bare if unicodedata.category(ch) != "Mn")
+    bare = _ACCENT.sub("", unicodedata.normalize("NFD", text.lower()))
     return re.sub(r"\.(\s|$)", r" .\1", bare).strip()
