@@ -33,18 +33,18 @@ DOUBTS = (
     Doubt("S-00001", "short-report", "Short.", 0.2),
     Doubt("S-00002", "doubt-of-tomorrow", "Not known yet.", 0.5),
 )
-RULES_OF_REJECTION = """
+REJECTION_RULES = """
     other-modality other-body-part too-few-slices blank-header not-hu-offset not-hu-windowed
     truncated duplicate-volume near-duplicate-volume other-series volume-missing unsafe-id
     duplicate-row unreadable
-""".split()
-RULES_OF_DOUBT = """
+"""
+DOUBT_RULES = """
     translation-placeholder translation-number translation-unit translation-negation
     translation-side translation-residue translation-length translation-findings
     placeholder-report short-report shared-report same-source-other-translation
     language-mismatch label-negated label-unmentioned label-missing no-labels burned-in-risk
     formula-cell not-listed
-""".split()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +156,26 @@ def test_a_rule_that_is_not_known_is_shown_under_its_own_name(card: Card) -> Non
     assert "| doubt-of-tomorrow | 1 |  |" in text
 
 
-@pytest.mark.parametrize("rule", RULES_OF_REJECTION)
+def rules_of_the_page() -> list[str]:
+    """The rules of items that the page of rejections explains; those of its second table end a run."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "rejections.md"
+    items = page.read_text(encoding="utf-8").split("\nSome errors are of what was asked")[0]
+    rows = re.findall(r"^\| (`.+?) \|", items, re.MULTILINE)
+    return sorted({rule for row in rows for rule in re.findall(r"`([a-z0-9-]+)`", row)})
+
+
+@pytest.mark.parametrize("rule", rules_of_the_page())
+def test_every_rule_of_an_item_on_the_page_of_rejections_has_a_meaning(rule: str) -> None:
+    assert meaning(rule), "give it a line in curate/meanings.toml"
+
+
+@pytest.mark.parametrize("rule", REJECTION_RULES.split())
 def test_every_rule_of_rejection_has_a_meaning_and_a_group(rule: str) -> None:
     assert meaning(rule)
     assert group_of(rule) != "other"
 
 
-@pytest.mark.parametrize("rule", RULES_OF_DOUBT)
+@pytest.mark.parametrize("rule", DOUBT_RULES.split())
 def test_every_rule_of_doubt_has_a_meaning(rule: str) -> None:
     assert meaning(rule)
 
@@ -171,6 +184,14 @@ def test_a_dataset_that_reports_no_removals_says_so(studies: list[Study], tmp_pa
     folder = write_curated(tmp_path / "c", studies[:3], config={"removed": "yes", "flow": 3})
     text = write_card(folder).markdown.read_text()
     assert "reports no removals of identity" in text
+
+
+def test_counts_of_removals_may_be_nested(studies: list[Study], tmp_path: Path) -> None:
+    removed = {"text": {"name": 4}, "dicom": {"private": 9, "uid": 0}}
+    folder = write_curated(tmp_path / "c", studies[:3], config={"removed": removed})
+    text = write_card(folder).markdown.read_text()
+    assert "| dicom private | 9 |\n| text name | 4 |\n" in text
+    assert "dicom uid" not in text
 
 
 def test_a_source_without_a_known_licence_says_so() -> None:

@@ -35,6 +35,7 @@ _TOP = 30
 _BALANCED = 12
 _PAPER_DISEASES = 96
 _PAPER_WORDS = 100
+_LONGEST_SETTING = 200
 _STATE_NAMES = {
     "english": "English report",
     "translated": "checked translation",
@@ -464,7 +465,7 @@ def _settings(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             is_place = isinstance(value, str) and ("/" in value or "\\" in value)
-            rows.append((above + name, "(a path)" if is_place else text))
+            rows.append((above + name, "(a path)" if is_place else text[:_LONGEST_SETTING]))
     return rows
 
 
@@ -517,8 +518,12 @@ def _spreads(caption: str, spreads: Mapping[str, Spread]) -> Table:
     return Table(caption, ("", "studies", "median", "mean", "least", "most"), rows)
 
 
-def _numbers(value: object) -> dict[str, int]:
-    """Return what of a manifest's entry is a count; nothing where it is something else."""
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(k): v for k, v in value.items() if isinstance(v, int) and v > 0}
+def _numbers(value: object, above: str = "") -> dict[str, int]:
+    """Return what of a manifest's entry is a count, nested ones by their path; else nothing."""
+    found: dict[str, int] = {}
+    for name, n in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(n, Mapping):
+            found |= _numbers(n, f"{above}{name} ")
+        elif isinstance(n, int) and n > 0:
+            found[f"{above}{name}"] = n
+    return found

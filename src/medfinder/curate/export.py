@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from medfinder.volume.checks import CheckConfig
 
 Format = Literal["hub", "webdataset", "bimcv-r"]
 Volumes = Literal["copy", "link", "none"]
+_Prepared = tuple[Study | None, Path | None, Rejection | None]
 _MARK = ".export.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where a NIfTI-1 header has room for words: data_type and db_name, descrip and aux_file,
@@ -236,13 +237,15 @@ def _write(
     left_out = list(layout.earlier)
     n_done = 0
     try:
-        for study, volume, rejection in _prepared(dataset, layout, config):
-            if study is not None:
-                layout.add(study, volume, rejection)
-                left_out += [rejection] if rejection else []
-            n_done += 1
-            if progress:
-                progress(n_done, dataset.n_studies)
+        # Closed here, so that no volume is still being written when this returns or raises.
+        with contextlib.closing(_prepared(dataset, layout, config)) as prepared:
+            for study, volume, rejection in prepared:
+                if study is not None:
+                    layout.add(study, volume, rejection)
+                    left_out += [rejection] if rejection else []
+                n_done += 1
+                if progress:
+                    progress(n_done, dataset.n_studies)
         layout.finish()
     except BaseException:
         with contextlib.suppress(Exception):
@@ -281,7 +284,7 @@ def _layout(folder: Path, config: ExportConfig, has_splits: bool) -> Layout:
 
 def _prepared(
     dataset: Dataset, layout: Layout, config: ExportConfig
-) -> Iterator[tuple[Study | None, Path | None, Rejection | None]]:
+) -> Generator[_Prepared, None, None]:
     """Yield every study in order, its volume written; None for one that is done already.
 
     A few volumes are read ahead; no more than that many studies are held.
@@ -310,9 +313,7 @@ def _prepared(
                     waiting.cancel()
 
 
-def _taken(
-    study: Study | None, task: Future[Path | Rejection] | None
-) -> tuple[Study | None, Path | None, Rejection | None]:
+def _taken(study: Study | None, task: Future[Path | Rejection] | None) -> _Prepared:
     made = task.result() if task else None
     return (
         study,
@@ -336,7 +337,7 @@ def _volume(study: Study, place: Path, volumes: Volumes, check: CheckConfig) -> 
                 "it again.",
                 rule="volume-missing",
             )
-        series = study.series_id if source.is_dir() else None
+        series = (study.series_id or None) if source.is_dir() else None
         volume = read_volume(source, series_id=series, config=check)
         if volume.content_hash != study.volume_hash:
             raise InputError(
