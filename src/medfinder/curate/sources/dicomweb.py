@@ -134,6 +134,7 @@ class DicomwebSource:
         except OSError as error:
             raise _disk(error) from None
         self._folder = FolderSource(download, reports, text)
+        self._has_table = reports is not None
         self._sr = Reports()
         self._studies: dict[str, PacsStudy] = {}
         self._n_failed = 0
@@ -143,7 +144,8 @@ class DicomwebSource:
 
         Raises:
             InputError: The PACS cannot be asked or stopped answering; rules ``pacs-unreachable``,
-                ``pacs-refused`` and ``not-dicomweb``. What was retrieved is kept.
+                ``pacs-refused`` and ``not-dicomweb``. What was retrieved is kept. Rule
+                ``not-in-pacs`` where a search without lists finds nothing.
             ArtifactError: The disk is full or refuses.
         """
         self._sr = Reports()
@@ -159,6 +161,12 @@ class DicomwebSource:
                     name,
                     "not-in-pacs",
                     f"The PACS has no {self.query.modality} study of it in the dates asked for.",
+                )
+            if none and not name:
+                raise InputError(
+                    f"{self.pacs.name} has no study that was asked for: expected at least one with "
+                    f"{self.query.modality} in the dates given, or in any. Widen the search.",
+                    rule="not-in-pacs",
                 )
         for study_id in sorted(studies):
             yield from self._study(studies[study_id])
@@ -222,7 +230,7 @@ class DicomwebSource:
         """
         facts = self._folder.facts(ref, tags)
         study_id = ref.item.split("/")[0]
-        if not facts.text and (accession := self.accession(ref)):
+        if self._has_table and not facts.text and (accession := self.accession(ref)):
             facts = self._folder.facts(ref, {**tags, "study_id": accession})
         listed = self._studies.get(study_id)
         facts = replace(
@@ -297,7 +305,7 @@ class DicomwebSource:
         if target.exists():  # the series grew in the PACS
             for file in target.glob("*.dcm"):
                 file.replace(aside / file.name)
-            target.rmdir()
+            shutil.rmtree(target)
         reason = self._receive_series(series, aside, promised)
         if missing := promised - _uids(aside):
             reason = self._receive_instances(series, aside, sorted(missing)) or reason
