@@ -36,7 +36,7 @@ CONTRAST = """() => {
 
 def until(page, expression, arg=None):
     """Wait until a script's expression holds; Playwright's own way needs eval, which the page forbids."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not page.evaluate(expression, arg):
         assert time.monotonic() < deadline, f"never so: {expression}"
         page.wait_for_timeout(30)
@@ -66,7 +66,7 @@ def visit(browser, review_site):
     def go(name="Ana Gómez", scheme="dark"):
         context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
         contexts.append(context)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", note)
@@ -83,11 +83,22 @@ def visit(browser, review_site):
 
 
 def wait_study(page, study_id):
+    """Wait until a study is there, and has been long enough for a key to count."""
     until(
         page,
         "id => document.querySelector('#study h2')?.textContent === id && !document.querySelector('#study textarea')",
         study_id,
     )
+    page.wait_for_timeout(300)
+
+
+def test_a_key_that_bounces_decides_once(visit, folder):
+    page = visit()
+    wait_study(page, "study-0")
+    for _ in range(4):
+        page.keyboard.press("a")
+    wait_study(page, "study-2")
+    assert [e.study_id for e in ReviewQueue(folder).history()] == ["study-0"]
 
 
 def test_the_most_doubted_study_is_open_with_both_texts_and_its_doubts(visit):

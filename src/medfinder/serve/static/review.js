@@ -91,6 +91,7 @@ const TEXT = {
 
 const $ = (id) => document.getElementById(id);
 const PAGE = 200;
+const UNREAD_MS = 250; // a key that bounces must not decide on a study that nobody has seen
 const LISTS = { work: ["todo", "disputed"], waiting: ["waiting"], settled: ["settled"], all: [] };
 const number = (value) => (value === null ? "–" : value.toFixed(2));
 
@@ -104,6 +105,7 @@ const state = {
   drafts: new Map(), // study_id → draft: leaving a study loses no edit
   vocabulary: [],
   turn: 0,
+  since: 0, // when the study came up
   busy: false,
 };
 let viewer = null;
@@ -207,6 +209,7 @@ async function open(id) {
   }
   if (turn !== state.turn) return; // another was opened meanwhile
   state.item = item;
+  state.since = performance.now();
   state.draft = null;
   if (state.drafts.has(id) && canDecide()) state.draft = state.drafts.get(id);
   setState(id, item.state);
@@ -310,9 +313,18 @@ function actionsOf(item) {
 
 // ---- deciding -----------------------------------------------------------------------
 
-async function send(what, body, told) {
-  if (state.busy) return false; // a key that is held down decides once
+// One thing at a time, up to the next study: a key that is pressed twice decides once.
+async function once(work) {
+  if (state.busy) return;
   state.busy = true;
+  try {
+    await work();
+  } finally {
+    state.busy = false;
+  }
+}
+
+async function send(what, body, told) {
   const { study_id: id } = state.item;
   hideError();
   try {
@@ -327,12 +339,12 @@ async function send(what, body, told) {
   } catch (error) {
     showError(error);
     return false;
-  } finally {
-    state.busy = false;
   }
 }
 
-async function decide(decision) {
+const decide = (decision) => once(() => record(decision));
+
+async function record(decision) {
   const { source_hash } = state.item;
   const verdict = TEXT.verdicts[decision.verdict];
   const before = state.item.study_id;
@@ -401,9 +413,10 @@ function askReject() {
 
 function askReopen() {
   if (state.item?.state !== "settled") return;
-  askReason(TEXT.reopenTitle, TEXT.reopen, async (reason) => {
-    if (await send("reopen", { reason }, TEXT.reopened)) showStudy();
-  });
+  askReason(TEXT.reopenTitle, TEXT.reopen, (reason) =>
+    once(async () => {
+      if (await send("reopen", { reason }, TEXT.reopened)) showStudy();
+    }));
 }
 
 // ---- moving on ------------------------------------------------------------------------
@@ -482,9 +495,11 @@ function onKey(event) {
   if (document.querySelector("dialog[open]")) return;
   if (state.draft && event.key === "Escape") leaveEdit();
   else if (state.draft && event.key === "Enter" && (event.ctrlKey || event.metaKey)) saveEdit();
-  else if (isTyping || event.ctrlKey || event.metaKey || event.altKey || event.repeat && "aer".includes(event.key.toLowerCase())) return;
+  else if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
   else {
     const act = { j: () => step(1), k: () => step(-1), a: accept, e: startEdit, r: askReject, u: askReopen, "?": () => $("help").showModal() }[event.key.toLowerCase()];
+    const decides = "aeru".includes(event.key.toLowerCase());
+    if (decides && performance.now() - state.since < UNREAD_MS) return event.preventDefault();
     if (act) act();
     else if (!(/^[1-9]$|^Arrow(Up|Down)$|^Page(Up|Down)$/.test(event.key) && viewer?.isOpen && viewer.onKey(event))) return;
   }
