@@ -82,6 +82,8 @@ class Apertium:
         )
         assert self._engine is not None
         answer = self._engine.ask(asked)
+        if asked[1:] == asked[1:].lower():
+            answer = answer.lower()  # beside a placeholder it begins words with capitals
         made: list[_Piece] = []
         at = 0
         used: set[int] = set()
@@ -297,6 +299,7 @@ class _Engine:
     def _ask(self, sentence: str) -> str:
         process = self._process
         if process is None or process.poll() is not None:
+            self._stop()
             process = self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,

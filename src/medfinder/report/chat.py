@@ -163,7 +163,9 @@ class Chat:
         answers: queue.SimpleQueue[tuple[int, str | Failed]] = queue.SimpleQueue()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="chat")
-        client = httpx.Client(timeout=self._timeout_s, headers=headers)
+        # Certificates take a while to read, and an address without TLS needs none.
+        is_tls = self._url.startswith("https")
+        client = httpx.Client(timeout=self._timeout_s, headers=headers, verify=is_tls)
         try:
             under_way: set[Future[None]] = {
                 pool.submit(self._ask, client, group, texts, hints, answers) for group in groups

@@ -41,6 +41,7 @@ RULES = (
 LENGTH_RATIO = (0.55, 1.6)
 _LENGTH_SLACK = 3  # words either way, so that a line of three words may become one of six
 _SHOWN = 4
+_LENGTHS = ("mm", "cm")
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -328,8 +329,12 @@ def _numbers(
                     f"{_shown(map(_number, [*lost, *extra]))}.",
                 )
         return None
-    if _lengths(source) == _lengths(target) and _lengths(source):
-        return None  # 1.2 cm became 12 mm
+    if _lengths(source) == _lengths(target):  # 1.2 cm became 12 mm
+        in_es, in_en = ({v for v, u in _measures(s) if u in _LENGTHS} for s in (source, target))
+        lost = [value for value in lost if value not in in_es]
+        extra = [value for value in extra if value not in in_en]
+    if not lost and not extra:
+        return None
     if lost and extra:
         what = f"The Spanish says {_shown(map(_number, lost))}, the English {_shown(map(_number, extra))}"
     elif lost:
@@ -382,7 +387,7 @@ def _lengths(side: _Side) -> list[float]:
     return sorted(
         round(value * (10 if unit == "cm" else 1), 3)
         for value, unit in _measures(side)
-        if unit in ("mm", "cm")
+        if unit in _LENGTHS
     )
 
 
