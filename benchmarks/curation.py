@@ -74,7 +74,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def keys(line: Mapping[str, Any]) -> list[str]:
     """Return what a rejection's item holds when it is about this line: a file's or a study's name."""
     named = [line["item"], line.get("or_item", "")]
-    return [name.rpartition("/")[2] for name in named if name]
+    return [name.rpartition("/")[2].removesuffix(".nii.gz") for name in named if name]
 
 
 def confusion(planted: list[dict[str, Any]], got: Outcome) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def confusion(planted: list[dict[str, Any]], got: Outcome) -> dict[str, Any]:
     at: dict[str, list[int]] = defaultdict(list)  # a name in an item → the rejections of it
     for i, (item, _) in enumerate(got.rejections):
         for part in item.replace(":", " ").replace("/", " ").replace("\\", " ").split():
-            at[part].append(i)
+            at[part.removesuffix(".nii.gz")].append(i)
     splits: dict[str, set[str | None]] = defaultdict(set)
     for study in got.studies.values():
         splits[study.patient_id].add(study.split)

@@ -37,7 +37,7 @@ class Planted:
     """One planted defect: a line of ``planted.jsonl``.
 
     Attributes:
-        item: Path from the archive's root, or study id for what is wrong with a row.
+        item: Path from the archive's root, or what its table calls a row that is wrong.
         expect: What a curation must make of it. ``"cleaned"``: the study is kept as if nothing
             were wrong; ``"removed"``: its canaries are nowhere; ``"split"``: all that share a
             patient or a text are in one split.
@@ -100,6 +100,12 @@ class Plot:
             also,
             or_item,
         )
+
+    def row_rejected(self, defect: str, rule: str, also: tuple[str, ...] = ()) -> list[Planted]:
+        """Return the line of a rejection of the session's row, as its table names it."""
+        study = self.session.study_id
+        item = f"{study}_1.nii.gz" if self.layout == "ct_rate" else study
+        return [self.planted(defect, "rejection", rule, item=item, also=also)]
 
     def rejected(self, defect: str, rule: str, also: tuple[str, ...] = ()) -> list[Planted]:
         """Return the line of a rejection of the session's first volume."""
@@ -211,7 +217,7 @@ _doubled("near-duplicate-offset", "shifted", "near-duplicate-volume", ("duplicat
 def _volume_missing(plot: Plot) -> list[Planted]:
     """Promise a volume that is not there."""
     plot.session.scan.is_there = False
-    return [plot.planted("volume-missing", "rejection", "volume-missing")]
+    return plot.row_rejected("volume-missing", "volume-missing")
 
 
 @defect("only-radiograph", 0.04, ("bimcv",), needs_volume=True)
@@ -235,7 +241,7 @@ def _not_listed(plot: Plot) -> list[Planted]:
 def _duplicate_row(plot: Plot) -> list[Planted]:
     """Write a row twice."""
     plot.session.n_rows = 2
-    return [plot.planted("duplicate-row", "rejection", "duplicate-row")]
+    return plot.row_rejected("duplicate-row", "duplicate-row")
 
 
 @defect("unsafe-id", layouts=("bimcv", "bimcv_r", "ct_rate"))
@@ -244,8 +250,7 @@ def _unsafe_id(plot: Plot) -> list[Planted]:
     session = plot.session
     session.study_id = f"../../../{session.study_id}"
     session.scan.is_there = False
-    also = ("volume-missing",)
-    return [plot.planted("unsafe-id", "rejection", "unsafe-id", also=also)]
+    return plot.row_rejected("unsafe-id", "unsafe-id", also=("volume-missing",))
 
 
 @defect("formula-cell")
