@@ -435,6 +435,16 @@ def test_decisions_on_what_has_changed_no_longer_count_and_stay(
     assert len(queue.history("study-1")) == 2
 
 
+def test_a_doubt_that_came_later_has_been_decided_by_nobody(
+    queue: ReviewQueue, folder: Path
+) -> None:
+    for reader in ("Ana", "Luis"):
+        queue.decide(reader, "study-1", ACCEPT)
+    reviewed.make(folder, doubts=[*reviewed.DOUBTS, Doubt("study-1", "short-report", "Short.")])
+    assert queue.settled() == {}
+    assert queue.view("Ana", "study-1").state == "todo"
+
+
 # ---- leases ---------------------------------------------------------------------------------
 
 

@@ -72,7 +72,7 @@ def status(
     if now.n_orphans:
         say(f"{now.n_orphans} doubted studies are not in studies.parquet and are not listed.")
     if now.n_stale:
-        say(f"Decisions on {now.n_stale} studies no longer count: text or labels have changed.")
+        say(f"Decisions on {now.n_stale} studies no longer count: what was shown has changed.")
     is_done = now.n_settled == now.n_items and now.n_items > 0
     done(
         f"{now.n_items - now.n_settled} left.",

@@ -109,7 +109,7 @@ class Shown:
         is_candidate: Whether `english` failed its checks.
         problems: What the checks said of the candidate.
         labels: The source's labels; where it gives none, the findings that the text affirms.
-        hash: 16 hex digits that change when text, English or labels do.
+        hash: 16 hex digits that change when text, English, labels or the kinds of doubt do.
     """
 
     study: Study
@@ -163,7 +163,7 @@ class Progress:
         n_decisions: Decisions that count.
         outcomes: Verdict → settled studies.
         n_orphans: Doubted studies that are not in ``studies.parquet``.
-        n_stale: Studies with decisions that no longer count, since text or labels have changed.
+        n_stale: Studies with decisions that no longer count, since what was shown has changed.
     """
 
     n_items: int
@@ -207,8 +207,8 @@ class _Standing:
 class ReviewQueue:
     """The review of one curated folder; safe for several threads, and processes, at once.
 
-    A folder that was curated again is read again; decisions on studies whose text, English or
-    labels have changed since no longer count, and stay in the log.
+    A folder that was curated again is read again; decisions on studies whose text, English,
+    labels or kinds of doubt have changed since no longer count, and stay in the log.
 
     Args:
         folder: What ``medfinder curate`` wrote, finished.
@@ -224,7 +224,9 @@ class ReviewQueue:
         ConfigError: `readers` is neither 1 nor 2 (rule ``readers``), or differs from the log's
             after the first decision (rule ``readers-fixed``).
         Incomplete: The folder is not finished.
-        Mismatch: It is another stage's folder, or a table or the log cannot be read.
+        Mismatch: It is another stage's folder, a table or the log cannot be read, or the log was
+            tampered with.
+        ArtifactError: The log cannot be used: disk full, no permission, another writer hangs.
     """
 
     def __init__(
@@ -604,7 +606,9 @@ class ReviewQueue:
         labels = study.labels or tuple(
             dict.fromkeys(f.name for f in study.findings if f.status == "present")
         )
-        text = json.dumps([study.report.text if study.report else None, english, labels])
+        # The kinds of doubt too: nobody has decided on one that came later.
+        rules = sorted({d.rule for d in self._items[study_id].doubts})
+        text = json.dumps([study.report.text if study.report else None, english, labels, rules])
         shown = hashlib.sha256(text.encode()).hexdigest()[:16]
         return Shown(study, english, is_candidate, problems, labels, shown)
 
@@ -676,8 +680,8 @@ class ReviewQueue:
         given = self._shown(study_id)
         if shown is not None and shown != given.hash:
             raise InputError(
-                "The study's text, English or labels have changed since this decision was made. "
-                "Look at it again, and decide on what it is now.",
+                "The study's text, English, labels or doubts have changed since this decision was "
+                "made. Look at it again, and decide on what it is now.",
                 rule="changed-source",
             )
         standing = self._standing(study_id)
