@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 
-from medfinder.curate.deidentify_text import OLDEST_AGE, deidentify_text
+from medfinder.curate.deidentify_numbers import OLDEST_AGE
+from medfinder.curate.deidentify_text import deidentify_text
 from medfinder.curate.sources.source import Facts
 from medfinder.errors import InputError
 from medfinder.volume.nifti import write_nifti
@@ -92,7 +93,9 @@ def deidentify_facts(facts: Facts, key: str) -> tuple[Facts, Removed]:
     known = tuple(text for text in ids if text)
     text = deidentify_text(facts.text, facts.language, known)
     translation = deidentify_text(facts.translation, "en", known)
-    labels = tuple(deidentify_text(label, None, known).text for label in facts.labels)
+    labels = facts.labels
+    if labels is not None:
+        labels = tuple(deidentify_text(label, None, known).text for label in labels)
     removed = Removed(text.removed) + Removed(translation.removed)
     moved = {"shifted_date": int(facts.study_date is not None)}
     capped = {"age": int(facts.age is not None and facts.age > OLDEST_AGE)}

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from medfinder.curate.deidentify import Removed, shift_date
-from medfinder.curate.deidentify_text import OLDEST_AGE, deidentify_text, is_report_word
+from medfinder.curate.deidentify_numbers import OLDEST_AGE
+from medfinder.curate.deidentify_page import is_report_word
+from medfinder.curate.deidentify_text import deidentify_text
 from medfinder.curate.sources.source import parse_date
 from medfinder.errors import InputError, UnreadableVolume
 from medfinder.report.tokens import fold
