@@ -102,6 +102,15 @@ class Study:
         """What a text encoder reads: the translation, else the report as it is, else ``""``."""
         return self.translation or (self.report.text if self.report else "")
 
+    @property
+    def words(self) -> str:
+        """What words are searched in: the report, and below it its translation.
+
+        Offsets of findings hold here too.
+        """
+        original = self.report.text if self.report else ""
+        return f"{original}\n{self.translation}" if self.translation else original
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:

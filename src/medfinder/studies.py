@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ FACETS = (
 )
 """Columns a filter (``where``) may name, in the order messages list them."""
 
+_ROW_GROUP = 1_000
 _FINDING = tuple(f.name for f in dataclasses.fields(Finding))
 
 
@@ -172,17 +173,41 @@ def write_studies(path: Path, studies: Sequence[Study]) -> None:
     Raises:
         InputError: Two studies have one study_id.
     """
+    stream_studies(path, sorted(studies, key=lambda study: study.study_id))
+
+
+def stream_studies(path: Path, studies: Iterable[Study]) -> None:
+    """Write ``studies.parquet`` atomically from studies in the order of their ids, few at a time.
+
+    Raises:
+        InputError: Two studies have one study_id.
+    """
+
+    def rows() -> Iterator[dict[str, Any]]:
+        before = None
+        for study in studies:
+            if study.study_id == before:
+                raise InputError(
+                    f"Two studies have the study_id {before!r}. Give each study an id of its own.",
+                    rule="duplicate-study",
+                )
+            before = study.study_id
+            yield to_row(study)
+
+    _stream(path, schema(), rows())
+
+
+def _stream(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows as Parquet, atomically, holding one row group of them."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    ordered = sorted(studies, key=lambda study: study.study_id)
-    for a, b in itertools.pairwise(ordered):
-        if a.study_id == b.study_id:
-            raise InputError(
-                f"Two studies have the study_id {a.study_id!r}. Give each study an id of its own.",
-                rule="duplicate-study",
-            )
-    with atomic_write(path) as file:
-        pq.write_table(to_table(ordered), file, compression="zstd")
+    with (
+        atomic_write(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        while group := list(itertools.islice(rows, _ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def read_studies(path: Path) -> list[Study]:
@@ -214,36 +239,42 @@ def read_studies(path: Path) -> list[Study]:
     return [from_row(row) for row in table.to_pylist()]
 
 
-def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
+def write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
     """Write ``rejections.parquet`` atomically: columns item, rule, reason; sorted."""
+    stream_rejections(path, sorted(rejections, key=lambda r: (r.item, r.rule, r.reason)))
+
+
+def stream_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+    """Write ``rejections.parquet`` atomically, in the order given, few at a time."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     text = pa.string()
-    ordered = sorted(rejections, key=lambda r: (r.item, r.rule, r.reason))
-    table = pa.Table.from_pylist(
-        [dataclasses.asdict(rejection) for rejection in ordered],
-        schema=pa.schema([("item", text), ("rule", text), ("reason", text)]),
-    )
-    with atomic_write(path) as file:
-        pq.write_table(table, file, compression="zstd")
+    columns = pa.schema([("item", text), ("rule", text), ("reason", text)])
+    _stream(path, columns, (dataclasses.asdict(rejection) for rejection in rejections))
 
 
-def write_doubts(path: Path, doubts: Sequence[Doubt]) -> None:
+def write_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
     """Write ``doubts.parquet`` atomically: columns study_id, rule, reason, weight; sorted."""
+    stream_doubts(path, sorted(doubts, key=lambda d: (d.study_id, d.rule, d.reason)))
+
+
+def stream_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
+    """Write ``doubts.parquet`` atomically, in the order given, few at a time."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     text = pa.string()
-    ordered = sorted(doubts, key=lambda d: (d.study_id, d.rule, d.reason))
-    table = pa.Table.from_pylist(
-        [dataclasses.asdict(doubt) for doubt in ordered],
-        schema=pa.schema(
-            [("study_id", text), ("rule", text), ("reason", text), ("weight", pa.float64())]
-        ),
+    columns = pa.schema(
+        [("study_id", text), ("rule", text), ("reason", text), ("weight", pa.float64())]
     )
-    with atomic_write(path) as file:
-        pq.write_table(table, file, compression="zstd")
+    _stream(path, columns, (dataclasses.asdict(doubt) for doubt in doubts))
+
+
+def stream_refused(path: Path, refused: Iterable[tuple[str, str]]) -> None:
+    """Write ``translations.parquet``: study_id and the English that its checks refused."""
+    import pyarrow as pa
+
+    columns = pa.schema([("study_id", pa.string()), ("text", pa.string())])
+    _stream(path, columns, ({"study_id": name, "text": text} for name, text in refused))
 
 
 def read_doubts(path: Path) -> list[Doubt]:

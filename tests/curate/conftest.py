@@ -9,11 +9,12 @@ from medfinder.volume.volume import Volume
 
 
 def body(seed: int = 0, n_slices: int = 24, size: int = 40) -> Volume:
-    """An ellipse of tissue with two lungs in air: enough to pass for a CT."""
+    """An ellipse of tissue with two lungs in air: enough to pass for a CT; another seed, another build."""
     rng = np.random.default_rng(seed)
+    width, height = rng.uniform(0.75, 0.95), rng.uniform(0.6, 0.8)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     hu = np.full((n_slices, size, size), -1000.0)
-    hu[:, (x / 0.9) ** 2 + (y / 0.7) ** 2 < 1] = 40
+    hu[:, (x / width) ** 2 + (y / height) ** 2 < 1] = 40
     for side in (-0.4, 0.4):
         hu[4:-4, ((x - side) / 0.3) ** 2 + (y / 0.5) ** 2 < 1] = -850
     hu[:, (x / 0.12) ** 2 + ((y + 0.5) / 0.12) ** 2 < 1] = 500

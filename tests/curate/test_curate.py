@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,10 +14,12 @@ import pytest
 from medfinder.artifact import read_manifest
 from medfinder.curate import curate as module
 from medfinder.curate.curate import CurateConfig, curate
+from medfinder.curate.ledger import Ledger
 from medfinder.curate.sources.folder import FolderSource
-from medfinder.errors import InputError
+from medfinder.errors import ArtifactError, InputError
 from medfinder.records import Rejection, Study
 from medfinder.studies import read_rejections, read_studies
+from medfinder.volume.checks import CheckConfig
 
 Archive = Callable[..., Path]
 ONE = CurateConfig(workers=1)
@@ -30,6 +34,19 @@ def run(root: Path, out: Path, table: str | None = None, config: CurateConfig = 
     return read_studies(out / "studies.parquet")
 
 
+def n_inspected(out: Path) -> int:
+    """How many volumes the ledger says were read; -1 where there is none yet."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{ledger_of(out)}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM inspected").fetchone()[0])
+    except sqlite3.Error:
+        return -1
+
+
+def ledger_of(out: Path) -> Path:
+    return out / "private" / "ledger.db"
+
+
 def rejected(out: Path) -> dict[str, str]:
     return {r.item: r.rule for r in read_rejections(out / "rejections.parquet")}
 
@@ -41,7 +58,7 @@ def test_a_folder_of_cts_without_reports_becomes_studies(archive: Archive, tmp_p
     assert studies[0].spacing_mm == (5.0, 4.0, 4.0)
     assert studies[0].report is None
     assert studies[0].patient_id == "a"
-    assert read_manifest(tmp_path / "out", "curate").counts == {"studies": 2, "rejections": 0}
+    assert read_manifest(tmp_path / "out", "curate").counts["studies"] == 2
 
 
 def test_a_row_of_the_table_gives_its_volume_report_findings_and_facts(
@@ -132,25 +149,17 @@ def test_a_second_run_reads_only_what_is_new(
     out = tmp_path / "out"
     run(archive(a=1, b=2), out)
     seen: list[str] = []
-    real = module._parallel
+    real = module.inspect_all
 
-    def spy(todo, config):  # type: ignore[no-untyped-def]
-        seen.extend(ref.item for ref in todo)
-        yield from real(todo, config)
+    def spy(todo, check, workers):  # type: ignore[no-untyped-def]
+        for ref, found in real(todo, check, workers):
+            seen.append(ref.item)
+            yield ref, found
 
-    monkeypatch.setattr(module, "_parallel", spy)
+    monkeypatch.setattr(module, "inspect_all", spy)
     studies = run(archive(c=3), out)
     assert seen == ["c.nii.gz"]
     assert [s.study_id for s in studies] == ["a", "b", "c"]
-
-
-def test_a_journal_line_cut_short_is_read_again(archive: Archive, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    whole = run(archive(a=1, b=2), out)
-    journal = out / module.JOURNAL
-    journal.write_bytes(journal.read_bytes()[:-40])
-    assert run(archive(), out) == whole
-    assert all(json.loads(line) for line in journal.read_bytes().splitlines()[-1:])
 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(
@@ -176,15 +185,14 @@ def test_a_run_killed_at_any_moment_and_started_again_ends_the_same(
     )
     script = tmp_path / "run.py"
     script.write_text(code)
-    for n_lines in (1, 3, 6, 9, 13):  # the header, then one a volume; 13: while writing tables
+    for n_read in (0, 2, 5, 8, 12):  # 12: while the tables are written
         child = subprocess.Popen(
             [sys.executable, script, root, out],
             start_new_session=True,
             stderr=subprocess.DEVNULL,
         )
-        journal = out / module.JOURNAL
         while child.poll() is None:
-            if journal.is_file() and journal.read_bytes().count(b"\n") >= n_lines:
+            if n_inspected(out) >= n_read:
                 os.killpg(child.pid, signal.SIGKILL)
                 break
             time.sleep(0.005)
@@ -229,18 +237,19 @@ def test_a_placeholder_is_no_report_and_stops_nothing(
     assert [s.report is None for s in studies] == [True, False]
 
 
-def test_raw_numbers_of_patients_stand_only_in_the_owner_s_journal(tmp_path: Path) -> None:
-    from medfinder.volume.dicom import write_dicom_series
+def test_raw_numbers_of_patients_stand_only_in_the_owner_s_part(tmp_path: Path) -> None:
+    from medfinder.volume.dicom_writer import write_dicom_series
     from stubs.cases import block
 
     write_dicom_series(block(1), tmp_path / "raw" / "s", patient_id="MRN-4711", study_id="1.2.3.4")
     (study,) = run(tmp_path / "raw", tmp_path / "out")
     assert study.patient_id.startswith("P-")
     assert study.study_id.startswith("S-")
-    journal = tmp_path / "out" / module.JOURNAL
-    assert journal.stat().st_mode & 0o077 == 0
-    for file in (tmp_path / "out").iterdir():
-        assert file == journal or b"MRN-4711" not in file.read_bytes()
+    private = tmp_path / "out" / "private"
+    assert private.stat().st_mode & 0o077 == 0
+    assert ledger_of(tmp_path / "out").stat().st_mode & 0o077 == 0
+    for file in (tmp_path / "out").rglob("*"):
+        assert private in file.parents or file.is_dir() or b"MRN-4711" not in file.read_bytes()
 
 
 def test_names_that_make_one_id_lose_no_study(archive: Archive, tmp_path: Path) -> None:
@@ -285,24 +294,32 @@ def test_what_may_have_been_the_machine_s_fault_is_tried_again(
 ) -> None:
     root = archive(x=1, y=2)
     run(root, tmp_path / "out")
-    journal = tmp_path / "out" / "journal.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    for line in lines[1:]:
-        line["seen"] = {"rule": "unreadable", "reason": "The disk was away."}
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    away = json.dumps({"rule": "unreadable", "reason": "The disk was away."})
+    with contextlib.closing(sqlite3.connect(ledger_of(tmp_path / "out"))) as db, db:
+        db.execute("UPDATE inspected SET seen = ?", (away,))
     assert len(run(root, tmp_path / "out")) == 2
 
 
-def test_lines_of_a_run_with_other_limits_are_not_taken(archive: Archive, tmp_path: Path) -> None:
+def test_what_was_found_under_other_limits_is_not_taken(archive: Archive, tmp_path: Path) -> None:
     root = archive(x=1)
-    strict = CurateConfig(check=module.CheckConfig(min_slices=100), workers=1)
+    strict = CurateConfig(check=CheckConfig(min_slices=100), workers=1)
     with pytest.raises(InputError):
-        run(root, tmp_path / "strict", config=strict)
-    run(root, tmp_path / "out")
-    journal = tmp_path / "out" / "journal.jsonl"
-    other = (tmp_path / "strict" / "journal.jsonl").read_text().splitlines()[1:]
-    journal.write_text(journal.read_text() + "\n".join(other) + "\n")
+        run(root, tmp_path / "out", config=strict)
     assert len(run(root, tmp_path / "out")) == 1
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(archive: Archive, tmp_path: Path) -> None:
+    root = archive(x=1)
+    (tmp_path / "out").mkdir()
+    with Ledger(tmp_path / "out", "key"), pytest.raises(InputError, match="Another run is writing"):
+        run(root, tmp_path / "out")
+
+
+def test_a_ledger_that_is_none_says_what_to_delete(archive: Archive, tmp_path: Path) -> None:
+    ledger_of(tmp_path / "out").parent.mkdir(parents=True)
+    ledger_of(tmp_path / "out").write_bytes(b"no database" * 100)
+    with pytest.raises(ArtifactError, match=r"delete private/ledger\.db"):
+        run(archive(x=1), tmp_path / "out")
 
 
 def test_a_script_that_cannot_start_workers_is_told_and_nothing_is_called_damaged(

@@ -32,7 +32,9 @@ def make_studies() -> Callable[[Path, Sequence[str]], Path]:
         for old in raw.glob("*.nii.gz"):
             if old.name.removesuffix(".nii.gz") not in ids:
                 old.unlink()
-        curate(FolderSource(raw, raw / "table.csv"), folder / "studies", CurateConfig(workers=1))
+        # Blocks differ by noise only, and are studies of their own all the same.
+        config = CurateConfig(workers=1, near_duplicates=False)
+        curate(FolderSource(raw, raw / "table.csv"), folder / "studies", config)
         return folder / "studies"
 
     return make

@@ -85,11 +85,11 @@ def test_a_study_whose_facts_changed_keeps_its_vectors(
 ) -> None:
     build(make_studies(tmp_path, ["s1", "s2"]), tmp_path / "idx")
     patient, side, sex, _, text = CASES["s1"]
-    monkeypatch.setitem(CASES, "s1", (patient, side, sex, 99, text))
+    monkeypatch.setitem(CASES, "s1", (patient, side, sex, 88, text))
     _, grid = build(make_studies(tmp_path, ["s1", "s2"]), tmp_path / "idx")
     assert grid.n_encoded == 0
     (study,) = open_index(tmp_path / "idx").index.studies(["s1"])
-    assert study.age == 99
+    assert study.age == 88
 
 
 def test_a_volume_that_vanished_is_a_rejection_and_its_report_stays(
@@ -202,7 +202,9 @@ def test_volumes_are_read_with_the_limits_they_were_curated_with(tmp_path: Path)
     raw.mkdir()
     whole = block(1, "left")
     write_nifti(Volume(whole.stored[:6], whole.affine), raw / "thin.nii.gz")
-    curate(FolderSource(raw), tmp_path / "studies", CurateConfig(CheckConfig(min_slices=4), 1))
+    curate(
+        FolderSource(raw), tmp_path / "studies", CurateConfig(CheckConfig(min_slices=4), workers=1)
+    )
     build_index(tmp_path / "studies", tmp_path / "idx", Embedder(GridEncoder()), None)
     index = open_index(tmp_path / "idx")
     assert index.check.min_slices == 4

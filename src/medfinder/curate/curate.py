@@ -1,39 +1,50 @@
-"""Raw CTs and reports → ``studies.parquet`` and ``rejections.parquet``: never a crash, never silence.
+"""Raw CTs and reports → a dataset that a number can be trusted on: never a crash, never silence.
 
-Every volume is read and checked once. What was seen is appended to a journal, so a run that is
-killed goes on where it stopped, and a second run over a grown archive reads only what is new.
+The steps, in the order of `curate`: find every item, inspect its volume, pair it with its facts,
+choose one volume a study, read the words, translate them, compare the texts, deal out the splits,
+write. What the steps hand on lies in a `Ledger`, so a run that is killed goes on where it stopped, a
+second run over a grown archive reads only what is new, and memory does not grow with the archive.
 Does not know where items come from (`sources`) nor what a sound volume is (`volume.checks`).
 """
 
-import contextlib
+import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import medfinder
 from medfinder.artifact import MANIFEST, Manifest, write_manifest
 from medfinder.config import config_hash, to_dict
-from medfinder.curate.pseudonym import pseudonym, safe_ids
-from medfinder.curate.sources.source import Facts, Source
-from medfinder.errors import EmptyReport, InputError, MedFinderError
-from medfinder.records import Finding, Rejection, Report, Study
-from medfinder.report.findings import extract_findings
-from medfinder.report.parse import parse_report
-from medfinder.studies import write_rejections, write_studies
+from medfinder.curate import rules
+from medfinder.curate.copies import CopyFormat, CopyJob, copy_volumes
+from medfinder.curate.deidentify import cap_age, shift_date, shift_days
+from medfinder.curate.inspect import PASSING, fingerprint, inspect_all
+from medfinder.curate.ledger import PRIVATE, Ledger
+from medfinder.curate.pseudonym import pseudonym, safe_id, short_hash
+from medfinder.curate.similar import MIN_JACCARD, THUMBNAIL, Groups, jaccard, near_copies, triples
+from medfinder.curate.sources.source import Facts, Source, TableRow
+from medfinder.curate.split import SPLITS, Group, SplitConfig, deal, leakage
+from medfinder.curate.texts import ReadText, TextConfig, Words, read_texts
+from medfinder.errors import ConfigError, InputError
+from medfinder.records import Doubt, Rejection, Study
+from medfinder.report.translate import TranslateConfig, Translator, translate_all
+from medfinder.studies import (
+    stream_doubts,
+    stream_refused,
+    stream_rejections,
+    stream_studies,
+)
 from medfinder.volume.checks import CheckConfig
-from medfinder.volume.read import VolumeRef, read_ref
-
-JOURNAL = "journal.jsonl"
-# Reasons that may lie in the machine, not in the item: a later run tries these items again.
-_PASSING = ("unreadable", "decoder-crash", "out-of-memory")
+from medfinder.volume.read import VolumeRef
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,13 +53,37 @@ class CurateConfig:
 
     Attributes:
         check: What a sound volume is.
-        workers: Processes that read volumes; 0 for one a core.
+        text: How reports are read.
+        split: How studies are dealt out.
+        translate: How reports are translated, where a translator is given.
+        workers: Processes that read volumes and reports; 0 for one a core.
         pseudonym_key: Site secret for `pseudonym`; not written to the manifest.
+        rename: Whether ids that a table or file name gives are made pseudonyms too.
+        shift_dates: Whether each patient's dates are shifted by a constant number of days.
+        copy: ``"nifti"`` or ``"dicom"`` writes de-identified copies of the volumes kept, so that
+            the dataset names no path of the archive; ``"none"`` leaves them where they are.
+        hide_names: Whether ``rejections.parquet`` names items by pseudonyms, whose key is in
+            ``private``.
+        body_parts: Words of which a scan's body part has to hold one; none for any.
+        near_duplicates: Whether scans that differ by noise or an offset only are kept once.
     """
 
     check: CheckConfig = dataclasses.field(default_factory=CheckConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    translate: TranslateConfig = dataclasses.field(default_factory=TranslateConfig)
     workers: int = 0
     pseudonym_key: str = ""
+    rename: bool = False
+    shift_dates: bool = True
+    copy: CopyFormat = "none"
+    hide_names: bool = False
+    body_parts: tuple[str, ...] = ()
+    near_duplicates: bool = True
+
+    def __post_init__(self) -> None:
+        if self.copy not in ("none", "nifti", "dicom"):
+            raise ConfigError(f"copy is {self.copy!r}; expected 'none', 'nifti' or 'dicom'.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,12 +95,16 @@ class Curated:
         n_studies: Rows of ``studies.parquet``.
         n_rejections: Rows of ``rejections.parquet``.
         by_rule: Rejections a rule.
+        doubts_by_rule: Doubts a rule, of studies that were kept.
+        splits: Studies a split; ``""`` counts those without one.
     """
 
     folder: Path
     n_studies: int
     n_rejections: int
     by_rule: Mapping[str, int]
+    doubts_by_rule: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def curate(
@@ -73,11 +112,16 @@ def curate(
     out: Path,
     config: CurateConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
+    translator: Translator | None = None,
 ) -> Curated:
     """Read, check and pair everything `source` holds, and write the dataset to `out`.
 
+    Writes ``studies.parquet``, ``rejections.parquet``, ``doubts.parquet``,
+    ``translations.parquet`` (English that did not pass its checks) and, last, the manifest.
+
     Args:
         progress: Called with (done, total) after each volume.
+        translator: Makes English of reports that have none, or none that passes its checks.
 
     Raises:
         InputError: Nothing usable was found; ``rejections.parquet`` is written all the same.
@@ -87,86 +131,597 @@ def curate(
     if out.exists() and not out.is_dir():
         raise InputError(f"{str(out)!r} is a file; studies need a folder. Give another path.")
     out.mkdir(parents=True, exist_ok=True)
-    found = list(source.items())
-    rejections = [item for item in found if isinstance(item, Rejection)]
-    refs = []
-    for item in found:
-        if isinstance(item, Rejection):
-            continue
-        if _is_utf8(item.path):
-            refs.append(item)
-        else:
-            reason = (
-                "The name, or a folder's above it, is not UTF-8 and cannot be stored. Rename it."
-            )
-            rejections.append(Rejection(item.item, "bad-name", reason))
-    seen = _inspect_all(refs, out / JOURNAL, config, progress)
-
-    candidates: list[tuple[VolumeRef, Mapping[str, Any], Facts]] = []
-    for ref in refs:
-        inspection = seen[ref.item]
-        try:
-            facts = source.facts(ref, inspection.get("tags", {}))
-        except InputError as error:
-            rejections.append(Rejection(ref.item, error.rule, str(error)))
-            continue
-        if "rule" in inspection:
-            rejections.append(Rejection(ref.item, inspection["rule"], inspection["reason"]))
-        else:
-            candidates.append((ref, inspection, facts))
-    rejections += source.leftovers()
-    candidates, more = _one_volume_a_study(candidates, config)
-    rejections += more
-    study_ids = safe_ids(_study_name(facts, config) for _, _, facts in candidates)
-    patient_ids = safe_ids(_patient_name(facts, config) for _, _, facts in candidates)
-    studies = sorted(
-        (
-            _study(
-                ref,
-                inspection,
-                facts,
-                study_ids[_study_name(facts, config)],
-                patient_ids[_patient_name(facts, config)],
-                source.name,
-            )
-            for ref, inspection, facts in candidates
-        ),
-        key=lambda study: study.study_id,
-    )
-    rejections.sort(key=lambda r: (r.item, r.rule))
-
-    (out / MANIFEST).unlink(missing_ok=True)
-    write_rejections(out / "rejections.parquet", rejections)
-    write_studies(out / "studies.parquet", studies)
-    by_rule: dict[str, int] = {}
-    for rejection in rejections:
-        by_rule[rejection.rule] = by_rule.get(rejection.rule, 0) + 1
-    if not studies and not rejections:
-        raise InputError(
-            "Nothing usable: no NIfTI file and no DICOM series was found. Check the path.",
-            rule="nothing-usable",
+    key = config_hash(config.check) + medfinder.__version__
+    with Ledger(out, key) as ledger:
+        run = _Run(source, out, config, ledger)
+        run.find()
+        run.inspect(progress)
+        run.pair()
+        run.choose()
+        run.name()
+        run.read_words()
+        if translator is not None:
+            run.translate(translator)
+        run.compare_texts()
+        run.deal_out()
+        made, manifest = run.write()
+        write_manifest(
+            out, dataclasses.replace(manifest, duration_s=round(time.monotonic() - start, 3))
         )
-    if not studies:
-        raise InputError(
-            f"Nothing usable: 0 studies, {len(rejections)} rejected. "
-            f"See {str(out / 'rejections.parquet')!r} for the reason of each.",
-            rule="nothing-usable",
+        return made
+
+
+class _Run:
+    """One run: each method is one step, and reads and writes the ledger."""
+
+    def __init__(self, source: Source, out: Path, config: CurateConfig, ledger: Ledger) -> None:
+        self.source = source
+        self.out = out
+        self.config = config
+        self.ledger = ledger
+        self.workers = config.workers or os.cpu_count() or 1
+
+    # --- items -------------------------------------------------------------------------------
+
+    def find(self) -> None:
+        """List the source's items; rows without a volume are candidates at once."""
+
+        def found() -> Iterator[tuple[Any, ...]]:
+            for n, item in enumerate(self.source.items()):
+                if isinstance(item, Rejection):
+                    rejected.append(item)
+                elif isinstance(item, TableRow):
+                    yield n, item.item, None, json.dumps(dataclasses.asdict(item.facts))
+                elif _is_utf8(item.path):
+                    yield n, item.item, _ref_to_json(item), None
+                else:
+                    reason = "The name, or a folder's above it, is not UTF-8 and cannot be stored. Rename it."
+                    rejected.append(Rejection(item.item, "bad-name", reason))
+
+        rejected: list[Rejection] = []
+        for rows in _batches(found()):
+            self.ledger.many("INSERT OR IGNORE INTO found VALUES (?, ?, ?, ?)", rows)
+            self.ledger.reject(rejected)
+            rejected.clear()
+        self.ledger.reject(rejected)
+
+    def inspect(self, progress: Callable[[int, int], None] | None) -> None:
+        """Read every volume that has not been read, or has changed since."""
+        # The settings are part of a mark: what another run found under other limits is not taken.
+        settings = config_hash(self.config.check)
+        marks: dict[str, str] = {}
+        total = self.ledger.count("SELECT count(*) FROM found WHERE ref IS NOT NULL")
+        n_done = 0
+
+        def todo() -> Iterator[VolumeRef]:
+            nonlocal n_done
+            for (ref,) in self.ledger.rows(
+                "SELECT ref FROM found WHERE ref IS NOT NULL ORDER BY n"
+            ):
+                volume = _ref_from_json(ref)
+                mark = f"{settings}-{fingerprint(volume)}"
+                seen = self.ledger.inspected(volume.item, mark)
+                if seen is None or seen.get("rule") in PASSING:
+                    marks[volume.item] = mark
+                    yield volume
+                else:
+                    n_done += 1
+
+        waiting = todo()
+        first = next(waiting, None)
+        if first is None:
+            return
+        # No more processes than volumes that are likely left.
+        workers = min(self.workers, max(1, total - n_done))
+        for volume, seen in inspect_all(
+            itertools.chain([first], waiting), self.config.check, workers
+        ):
+            self.ledger.keep_inspected(volume.item, marks.pop(volume.item), seen)
+            n_done += 1
+            if progress:
+                progress(n_done, total)
+
+    def pair(self) -> None:
+        """Give each sound volume what the source knows of it."""
+        rejected: list[Rejection] = []
+
+        def candidates() -> Iterator[tuple[Any, ...]]:
+            query = (
+                "SELECT n, found.item, ref, facts, seen FROM found "
+                "LEFT JOIN inspected ON inspected.item = found.item ORDER BY n"
+            )
+            for n, item, ref, facts_json, seen_json in self.ledger.rows(query):
+                seen = json.loads(seen_json) if ref and seen_json else {}
+                try:
+                    facts = (
+                        self.source.facts(_ref_from_json(ref), seen.get("tags", {}))
+                        if ref
+                        else facts_from_json(facts_json)
+                    )
+                except InputError as error:
+                    rejected.append(Rejection(item, error.rule, str(error)))
+                    continue
+                if "rule" in seen:
+                    rejected.append(Rejection(item, seen["rule"], seen["reason"]))
+                    continue
+                reason = rules.other_body_part(facts.body_part, self.config.body_parts)
+                if reason:
+                    rejected.append(Rejection(item, "other-body-part", reason))
+                    continue
+                yield self._candidate(n, item, ref, facts, seen)
+
+        for rows in _batches(candidates()):
+            self.ledger.many("INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", rows)
+            self.ledger.reject(rejected)
+            rejected.clear()
+        self.ledger.reject(rejected)
+        self.ledger.reject(self.source.leftovers())
+
+    def _candidate(
+        self, n: int, item: str, ref: str | None, facts: Facts, seen: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        study = self._study_name(facts)
+        patient = self._patient_name(facts)
+        shape = "x".join(map(str, seen.get("shape", ())))
+        plain = json.dumps(dataclasses.asdict(facts))
+        has_text = int(bool(facts.text.strip()))
+        digest = seen.get("hash", "")
+        return n, item, study, patient, digest, shape, has_text, plain, json.dumps(seen), ref
+
+    def _study_name(self, facts: Facts) -> str:
+        key = self.config.pseudonym_key
+        if not facts.study_id and facts.raw_study_id:
+            return pseudonym("S", facts.raw_study_id, key)
+        name = facts.study_id or facts.fallback_id
+        return pseudonym("S", name, key) if self.config.rename else name
+
+    def _patient_name(self, facts: Facts) -> str:
+        key = self.config.pseudonym_key
+        if not facts.patient_id and facts.raw_patient_id:
+            return pseudonym("P", facts.raw_patient_id, key)
+        if not facts.patient_id:
+            return self._study_name(facts)
+        return pseudonym("P", facts.patient_id, key) if self.config.rename else facts.patient_id
+
+    # --- one volume a study ------------------------------------------------------------------
+
+    def choose(self) -> None:
+        """Keep, of equal volumes one, of a study's series one, of near copies one."""
+        self._leave_out("duplicate-volume", self._equal_volumes())
+        self._leave_out("other-series", self._other_series())
+        if self.config.near_duplicates:
+            self._leave_out("near-duplicate-volume", self._near_copies())
+
+    def _leave_out(self, rule: str, reasons: Iterator[tuple[int, str, str]]) -> None:
+        left = [(n, Rejection(item, rule, reason)) for n, item, reason in reasons]
+        self.ledger.many("UPDATE candidate SET gone = 1 WHERE n = ?", ((n,) for n, _ in left))
+        self.ledger.reject(rejection for _, rejection in left)
+
+    def _equal_volumes(self) -> Iterator[tuple[int, str, str]]:
+        query = (
+            "SELECT n, item, hash FROM candidate WHERE hash IN (SELECT hash FROM candidate "
+            "WHERE hash != '' GROUP BY hash HAVING count(*) > 1) ORDER BY hash, has_text DESC, n"
         )
-    settings = to_dict(config)
-    settings["pseudonym_key"] = "set" if config.pseudonym_key else ""
-    del settings["workers"]
-    write_manifest(
-        out,
-        Manifest(
+        for _, group in itertools.groupby(self.ledger.rows(query), key=lambda row: row[2]):
+            (_, first, _), *others = group
+            for n, item, _ in others:
+                yield n, item, rules.duplicate_volume(first)
+
+    def _other_series(self) -> Iterator[tuple[int, str, str]]:
+        query = (
+            "SELECT n, item, study, seen, json_extract(facts, '$.kernel') FROM candidate "
+            "WHERE NOT gone AND study IN (SELECT study "
+            "FROM candidate WHERE NOT gone GROUP BY study HAVING count(*) > 1) ORDER BY study, n"
+        )
+        for _, group in itertools.groupby(self.ledger.rows(query), key=lambda row: row[2]):
+            numbers, series = {}, []
+            for n, item, _, seen, kernel in group:
+                numbers[item] = n
+                series.append(_choice(item, json.loads(seen), kernel or ""))
+            _, reasons = rules.choose_series(series)
+            for item, reason in reasons.items():
+                yield numbers[item], item, reason
+
+    def _near_copies(self) -> Iterator[tuple[int, str, str]]:
+        shapes = self.ledger.rows(
+            "SELECT shape FROM candidate WHERE NOT gone AND shape != '' GROUP BY shape "
+            "HAVING count(*) > 1 ORDER BY shape"
+        )
+        for (shape,) in list(shapes):
+            query = (
+                "SELECT n, item, json_extract(seen, '$.sketch') FROM candidate "
+                "WHERE NOT gone AND shape = ? ORDER BY has_text DESC, n"
+            )
+            numbers, items, sketches = [], [], []
+            for n, item, sketch in self.ledger.rows(query, (shape,)):
+                numbers.append(n)
+                items.append(item)
+                sketches.append(np.frombuffer(base64.b64decode(sketch), "<i2"))
+            stacked = np.stack(sketches).reshape(-1, *THUMBNAIL)
+            for first, other, offset in near_copies(stacked):
+                yield (
+                    numbers[other],
+                    items[other],
+                    rules.near_duplicate_volume(items[first], offset),
+                )
+
+    # --- names and words ---------------------------------------------------------------------
+
+    def name(self) -> None:
+        """Give every study and patient an id that is fit for files and URLs, and its own."""
+        db = self.ledger.db
+        db.create_function("safe_id", 1, safe_id, deterministic=True)
+        db.create_function("short_hash", 1, short_hash, deterministic=True)
+        db.execute(
+            "INSERT INTO name SELECT 'study', study, safe_id(study) FROM candidate WHERE NOT gone "
+            "UNION SELECT 'patient', patient, safe_id(patient) FROM candidate WHERE NOT gone"
+        )
+        # Two names that make one id: all but the one that is the id get a mark of their own.
+        db.execute(
+            "UPDATE name SET safe = safe || '-' || short_hash(raw) WHERE raw != safe AND "
+            "(kind, safe) IN (SELECT kind, safe FROM name GROUP BY kind, safe HAVING count(*) > 1)"
+        )
+
+    def read_words(self) -> None:
+        """De-identify, parse and judge each study's words."""
+        config = self.config.text
+        query = (
+            "SELECT s.safe, p.safe, n, facts, json_extract(seen, '$.known') FROM candidate "
+            "JOIN name s ON s.kind = 'study' AND s.raw = study "
+            "JOIN name p ON p.kind = 'patient' AND p.raw = patient WHERE NOT gone ORDER BY n"
+        )
+
+        def items() -> Iterator[tuple[str, Words]]:
+            for study_id, patient_id, n, facts_json, known in self.ledger.rows(query):
+                facts = facts_from_json(facts_json)
+                also = (facts.raw_patient_id, facts.raw_study_id)
+                words = Words(
+                    text=facts.text,
+                    translation=facts.translation,
+                    language=facts.language,
+                    labels=facts.labels,
+                    known=(*facts.known, *json.loads(known or "[]"), *(x for x in also if x)),
+                )
+                yield json.dumps([study_id, patient_id, n, facts.split]), words
+
+        def studies() -> Iterator[tuple[Any, ...]]:
+            for name, read in read_texts(items(), config, self.workers):
+                study_id, patient_id, n, split = json.loads(name)
+                present = dict.fromkeys(f.name for f in read.findings if f.status == "present")
+                found = json.dumps(list(present))
+                yield study_id, patient_id, n, read.to_json(), read.key, found, split
+
+        self.ledger.many("INSERT INTO study VALUES (?, ?, ?, ?, ?, ?, ?)", studies())
+
+    def translate(self, translator: Translator) -> None:
+        """Make English of every report that has none; what fails its checks is kept as refused."""
+        self.ledger.db.execute(
+            "CREATE TEMP TABLE todo AS SELECT study_id, "
+            "json_extract(text, '$.report.text') AS report FROM study "
+            "WHERE json_extract(text, '$.report.language') != 'en' "
+            "AND json_extract(text, '$.translation') IS NULL ORDER BY study_id"
+        )
+        cache = self.out / PRIVATE / "translations.db"
+        items = self.ledger.rows("SELECT study_id, report FROM todo")
+        for made in translate_all(items, translator, cache, config=self.config.translate):
+            (plain,) = self.ledger.db.execute(
+                "SELECT text FROM study WHERE study_id = ?", (made.id,)
+            ).fetchone()
+            read = ReadText.from_json(plain).with_translation(
+                made.text, made.rejected_text, [(p.rule, p.reason) for p in made.problems]
+            )
+            self.ledger.db.execute(
+                "UPDATE study SET text = ? WHERE study_id = ?", (read.to_json(), made.id)
+            )
+
+    # --- texts across studies ----------------------------------------------------------------
+
+    def compare_texts(self) -> None:
+        """Doubt texts that several patients share, and originals with several translations."""
+        self.ledger.db.execute(
+            "INSERT INTO said SELECT 'original', text_key, study_id, patient_id FROM study "
+            "WHERE text_key != '' UNION ALL "
+            "SELECT 'english', json_extract(text, '$.translation_key'), study_id, patient_id "
+            "FROM study WHERE json_extract(text, '$.translation_key') != ''"
+        )
+        shared = self.ledger.rows(
+            "SELECT study_id, max(n) FROM said JOIN (SELECT key, count(DISTINCT patient_id) AS n "
+            "FROM said GROUP BY key HAVING n > 1) USING (key) GROUP BY study_id"
+        )
+        self.ledger.doubt(
+            self._doubt(study_id, "shared-report", rules.shared_report(n - 1))
+            for study_id, n in shared
+        )
+        several = self.ledger.rows(
+            "SELECT study_id, n FROM said JOIN (SELECT o.key, count(DISTINCT e.key) AS n "
+            "FROM said o JOIN said e ON e.study_id = o.study_id AND e.kind = 'english' "
+            "WHERE o.kind = 'original' GROUP BY o.key HAVING n > 1) USING (key) "
+            "WHERE kind = 'original' ORDER BY study_id"
+        )
+        rule = "same-source-other-translation"
+        self.ledger.doubt(
+            self._doubt(study_id, rule, rules.same_source_other_translation(n))
+            for study_id, n in several
+        )
+
+    def _doubt(self, study_id: str, rule: str, reason: str) -> Doubt:
+        return Doubt(study_id, rule, reason, rules.WEIGHTS.get(rule, rules.DEFAULT_WEIGHT))
+
+    # --- splits ------------------------------------------------------------------------------
+
+    def deal_out(self) -> None:
+        """Give every study a split: the source's, or one dealt out by patients and texts."""
+        config = self.config.split
+        n_without = self.ledger.count("SELECT count(*) FROM study WHERE split IS NULL")
+        n_given = self.ledger.count("SELECT count(*) FROM study WHERE split IS NOT NULL")
+        if config.method == "source" or (config.method == "auto" and n_given and not n_without):
+            return
+        patients = [
+            p for (p,) in self.ledger.rows("SELECT DISTINCT patient_id FROM study ORDER BY 1")
+        ]
+        number = {patient: k for k, patient in enumerate(patients)}
+        groups = Groups(len(patients))
+        if config.texts_apart:
+            for together in self._sharing_text():
+                groups.join([number[patient] for patient in together])
+        n_studies: Counter[int] = Counter()
+        findings: dict[int, set[str]] = {}
+        for patient, found in self.ledger.rows("SELECT patient_id, findings FROM study"):
+            root = groups.root(number[patient])
+            n_studies[root] += 1
+            findings.setdefault(root, set()).update(json.loads(found))
+        # A split that was dealt out stays: whoever trained on a study never meets it in a test.
+        settings = config_hash(config)
+        before = dict(
+            self.ledger.rows("SELECT patient, split FROM dealt WHERE config = ?", (settings,))
+        )
+        kept = {
+            patients[groups.root(number[patient])]: split
+            for patient, split in sorted(before.items(), reverse=True)  # the first patient's wins
+            if patient in number
+        }
+        dealt = deal(
+            [Group(patients[k], n, frozenset(findings[k])) for k, n in sorted(n_studies.items())],
+            config,
+            kept,
+        )
+        of_patient = [(dealt[patients[groups.root(k)]], patient) for patient, k in number.items()]
+        self.ledger.many("UPDATE study SET split = ? WHERE patient_id = ?", of_patient)
+        self.ledger.many(
+            "INSERT OR REPLACE INTO dealt VALUES (?, ?, ?)",
+            ((settings, patient, split) for split, patient in of_patient),
+        )
+
+    def _sharing_text(self) -> Iterator[list[str]]:
+        """Yield patients that have a report text in common, or nearly."""
+        query = (
+            "SELECT key, patient_id FROM said WHERE key IN (SELECT key FROM said GROUP BY key "
+            "HAVING count(DISTINCT patient_id) > 1) GROUP BY key, patient_id ORDER BY key"
+        )
+        for _, group in itertools.groupby(self.ledger.rows(query), key=lambda row: row[0]):
+            yield [patient for _, patient in group]
+        self.ledger.db.execute(
+            "INSERT INTO band SELECT value, min(study_id) FROM study, json_each(text, '$.bands') "
+            "GROUP BY text_key, value"
+        )
+        query = (
+            "SELECT key, patient_id, json_extract(text, '$.report.text') FROM band "
+            "JOIN study ON study.study_id = band.study_id WHERE key IN "
+            "(SELECT key FROM band GROUP BY key HAVING count(*) > 1) ORDER BY key, band.study_id"
+        )
+        for _, group in itertools.groupby(self.ledger.rows(query), key=lambda row: row[0]):
+            # Each is compared with the first of its chain: near copies of one template all meet it.
+            chains: list[tuple[str, frozenset[int]]] = []
+            for _, patient, text in group:
+                own = triples(text)
+                for other, shingles in chains:
+                    if jaccard(own, shingles) >= MIN_JACCARD:
+                        yield [other, patient]
+                        break
+                else:
+                    chains.append((patient, own))
+
+    # --- out ---------------------------------------------------------------------------------
+
+    def write(self) -> tuple[Curated, Manifest]:
+        """Write the tables, and return what they hold and the manifest that makes them valid."""
+        out, ledger = self.out, self.ledger
+        (out / MANIFEST).unlink(missing_ok=True)
+        paths = self._copied() if self.config.copy != "none" else {}
+        self._keep_doubts()
+        stream_rejections(out / "rejections.parquet", self._rejections())
+        stream_doubts(
+            out / "doubts.parquet",
+            (Doubt(*row) for row in ledger.rows("SELECT DISTINCT * FROM doubt ORDER BY 1, 2, 3")),
+        )
+        stream_refused(
+            out / "translations.parquet",
+            ledger.rows(
+                "SELECT study_id, json_extract(text, '$.refused') FROM study "
+                "WHERE json_extract(text, '$.refused') IS NOT NULL ORDER BY study_id"
+            ),
+        )
+        digest = hashlib.sha256()
+        stream_studies(out / "studies.parquet", _digested(self._studies(paths), digest))
+        by_rule = self._counts("SELECT rule, count(*) FROM rejection GROUP BY rule ORDER BY rule")
+        n_studies = ledger.count("SELECT count(*) FROM study")
+        n_rejections = sum(by_rule.values())
+        if not n_studies:
+            raise InputError(
+                f"Nothing usable: 0 studies, {n_rejections} rejected. "
+                f"See {str(out / 'rejections.parquet')!r} for the reason of each."
+                if n_rejections
+                else "Nothing usable: no NIfTI file and no DICOM series was found. Check the path.",
+                rule="nothing-usable",
+            )
+        made = Curated(
+            out,
+            n_studies,
+            n_rejections,
+            by_rule,
+            self._counts("SELECT rule, count(*) FROM doubt GROUP BY rule ORDER BY rule"),
+            self._counts("SELECT coalesce(split, ''), count(*) FROM study GROUP BY 1 ORDER BY 1"),
+        )
+        return made, self._manifest(made, digest.hexdigest()[:16])
+
+    def _keep_doubts(self) -> None:
+        def doubts() -> Iterator[Doubt]:
+            query = (
+                "SELECT study_id, json_extract(text, '$.doubts'), json_extract(facts, '$.doubts'), "
+                "json_extract(seen, '$.burned_in') FROM study JOIN candidate USING (n) "
+                "ORDER BY study_id"
+            )
+            for study_id, of_text, of_source, burned_in in self.ledger.rows(query):
+                for rule, reason in [*json.loads(of_text), *json.loads(of_source or "[]")]:
+                    yield self._doubt(study_id, rule, reason)
+                if burned_in:
+                    yield self._doubt(study_id, "burned-in-risk", burned_in)
+
+        for batch in _batches(doubts()):
+            self.ledger.doubt(batch)
+
+    def _rejections(self) -> Iterator[Rejection]:
+        rows = self.ledger.rows("SELECT DISTINCT * FROM rejection ORDER BY item, rule, reason")
+        if not self.config.hide_names:
+            yield from (Rejection(*row) for row in rows)
+            return
+        key = self.config.pseudonym_key
+        hidden = []
+        for item, rule, reason in rows:
+            name = pseudonym("I", item, key)
+            # A reason may name the item that was kept instead.
+            hidden.append((Rejection(name, rule, reason.split(": ")[0].split(" as ")[0]), item))
+        with (self.out / PRIVATE / "items.tsv").open("w", encoding="utf-8") as file:
+            file.writelines(f"{r.item}\t{item}\n" for r, item in hidden)
+        yield from sorted((r for r, _ in hidden), key=lambda r: (r.item, r.rule, r.reason))
+
+    def _copied(self) -> dict[str, Path]:
+        """Write the copies that are not there yet; return each study's path, by its id."""
+        paths: dict[str, Path] = {}
+
+        def jobs() -> Iterator[CopyJob]:
+            query = (
+                "SELECT study_id, patient_id, patient, ref FROM study JOIN candidate USING (n) "
+                "WHERE ref IS NOT NULL ORDER BY study_id"
+            )
+            key = self.config.pseudonym_key
+            for study_id, patient_id, raw, ref in self.ledger.rows(query):
+                job = CopyJob(
+                    ref=_ref_from_json(ref),
+                    folder=self.out / "volumes",
+                    format=self.config.copy,
+                    study_id=study_id,
+                    patient_id=patient_id,
+                    key=key,
+                    days=shift_days(raw, key) if self.config.shift_dates else 0,
+                    check=self.config.check,
+                )
+                paths[study_id] = job.target
+                yield job
+
+        copy_volumes(jobs(), self.workers)
+        return paths
+
+    def _studies(self, paths: Mapping[str, Path]) -> Iterator[Study]:
+        query = (
+            "SELECT study_id, patient_id, patient, facts, seen, ref, text, study.split FROM study "
+            "JOIN candidate USING (n) ORDER BY study_id"
+        )
+        for study_id, patient_id, raw, facts_json, seen_json, ref, text, split in self.ledger.rows(
+            query
+        ):
+            facts, seen = facts_from_json(facts_json), json.loads(seen_json)
+            read = ReadText.from_json(text)
+            day = facts.study_date
+            if day and self.config.shift_dates:
+                day = shift_date(day, shift_days(raw, self.config.pseudonym_key))
+            d, h, w = seen.get("shape", (0, 0, 0))
+            sd, sh, sw = seen.get("spacing_mm", (0.0, 0.0, 0.0))
+            path = paths.get(study_id) or (_ref_from_json(ref).path if ref else None)
+            series_id = seen.get("series_id", "")
+            yield Study(
+                study_id=study_id,
+                patient_id=patient_id,
+                # A copy holds one series, under a UID of its own.
+                series_id="" if paths else series_id,
+                volume_path=str(path.resolve()) if path else "",
+                volume_hash=seen.get("hash", ""),
+                shape=(d, h, w),
+                spacing_mm=(sd, sh, sw),
+                report=read.report,
+                findings=read.findings,
+                translation=read.translation,
+                labels=read.labels,
+                sex=facts.sex,
+                age=cap_age(facts.age),
+                study_date=day,
+                manufacturer=facts.manufacturer,
+                body_part=facts.body_part,
+                split=split,
+                source=self.source.name,
+            )
+
+    def _counts(self, query: str) -> dict[str, int]:
+        return dict(self.ledger.rows(query))
+
+    def _manifest(self, made: Curated, content: str) -> Manifest:
+        settings = to_dict(self.config)
+        settings["pseudonym_key"] = "set" if self.config.pseudonym_key else ""
+        settings["split"]["key"] = "set" if self.config.split.key else ""
+        del settings["workers"]
+        removed: Counter[str] = Counter()
+        n_reports = n_translated = 0
+        query = (
+            "SELECT json_extract(text, '$.removed'), json_extract(text, '$.report') IS NOT NULL, "
+            "json_extract(text, '$.translation') IS NOT NULL FROM study"
+        )
+        for kinds, has_report, is_translated in self.ledger.rows(query):
+            removed.update(json.loads(kinds))
+            n_reports += has_report
+            n_translated += is_translated
+        crossing = leakage(self.ledger.rows("SELECT patient_id, text_key, split FROM study"))
+        return Manifest(
             stage="curate",
-            config={"source": source.name, **settings},
-            parents={"studies": _content(studies)},
-            counts={"studies": len(studies), "rejections": len(rejections)},
-            duration_s=round(time.monotonic() - start, 3),
+            config={
+                "source": self.source.name,
+                **settings,
+                "removed": dict(sorted(removed.items())),
+                "flow": {
+                    "found": made.n_studies + made.n_rejections,
+                    "rejected": dict(made.by_rule),
+                    "kept": made.n_studies,
+                    "with_report": n_reports,
+                    "translated": n_translated,
+                    "doubted": self.ledger.count("SELECT count(DISTINCT study) FROM doubt"),
+                    "splits": dict(made.splits),
+                },
+                "crossing": crossing,
+            },
+            parents={"studies": content},
+            counts={
+                "studies": made.n_studies,
+                "rejections": made.n_rejections,
+                "doubts": sum(made.doubts_by_rule.values()),
+            },
             package_version=medfinder.__version__,
-        ),
-    )
-    return Curated(out, len(studies), len(rejections), dict(sorted(by_rule.items())))
+        )
+
+
+def facts_from_json(text: str) -> Facts:
+    """Return the `Facts` of a JSON object of its fields."""
+    plain = json.loads(text)
+    for name in ("labels", "known", "doubts"):
+        value = plain.get(name)
+        if value is not None:
+            plain[name] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    return Facts(**plain)
+
+
+def _choice(item: str, seen: Mapping[str, Any], kernel: str) -> rules.Choice:
+    n_slices = int(seen["shape"][0]) if "shape" in seen else 0
+    depth_mm = n_slices * float(seen["spacing_mm"][0]) if "spacing_mm" in seen else 0.0
+    kernel = kernel or str(seen.get("tags", {}).get("kernel", ""))
+    return rules.Choice(item, n_slices, depth_mm, kernel)
 
 
 def _is_utf8(path: Path) -> bool:
@@ -177,274 +732,28 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
-    """Read one volume and return what a study needs of it, or why it cannot be one.
-
-    Returns:
-        ``{"shape", "spacing_mm", "hash", "series_id", "tags", "warnings"}`` or
-        ``{"rule", "reason"}``; plain JSON types.
-    """
-    try:
-        volume = read_ref(ref, check)
-        return {
-            "shape": list(volume.shape),
-            "spacing_mm": [round(s, 4) for s in volume.spacing_mm],
-            "hash": volume.content_hash,
-            "series_id": volume.series_id,
-            "tags": {k: v for k, v in volume.tags.items() if isinstance(v, (str, int, float))},
-            "warnings": list(volume.warnings),
-        }
-    except MedFinderError as error:
-        return {"rule": getattr(error, "rule", "unreadable"), "reason": str(error)}
-    except MemoryError:
-        return {"rule": "out-of-memory", "reason": "The volume does not fit in memory."}
-    except Exception as error:  # a decoder's own failure is this item's, not the run's
-        return {
-            "rule": "unreadable",
-            "reason": f"The decoder failed with {type(error).__name__}: export the series again.",
-        }
+def _ref_to_json(ref: VolumeRef) -> str:
+    files = [str(file) for file in ref.files]
+    return json.dumps([str(ref.path), ref.kind, ref.series_id, ref.item, files])
 
 
-def _inspect_all(
-    refs: list[VolumeRef],
-    journal: Path,
-    config: CurateConfig,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Mapping[str, Any]]:
-    header = {"journal": 1, "check": config_hash(config.check), "version": medfinder.__version__}
-    known = _read_journal(journal, header)
-    # The settings are part of a mark, so that two runs at once cannot take each other's lines.
-    run = header["check"]
-    marks = {ref.item: f"{run}-{fingerprint(ref)}" for ref in refs}
-    seen: dict[str, Mapping[str, Any]] = {
-        ref.item: known[ref.item][1]
-        for ref in refs
-        if ref.item in known
-        and known[ref.item][0] == marks[ref.item]
-        and known[ref.item][1].get("rule") not in _PASSING
-    }
-    todo = [ref for ref in refs if ref.item not in seen]
-    n_done = len(refs) - len(todo)
-    with journal.open("ab") as file:
-        for ref, inspection in _parallel(todo, config):
-            line = {"item": ref.item, "mark": marks[ref.item], "seen": inspection}
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            seen[ref.item] = inspection
-            n_done += 1
-            if progress:
-                progress(n_done, len(refs))
-    return seen
+def _ref_from_json(text: str) -> VolumeRef:
+    path, kind, series_id, item, files = json.loads(text)
+    return VolumeRef(Path(path), kind, series_id, item, tuple(Path(file) for file in files))
 
 
-def _read_journal(
-    path: Path, header: Mapping[str, Any]
-) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Return the last line of each item; start a new journal where the old one is of another run."""
-    entries: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    try:
-        same = bool(lines) and json.loads(lines[0]) == header
-    except ValueError:
-        same = False
-    if not same:
-        path.touch(mode=0o600)  # it holds raw numbers of patients: for its owner's eyes
-        path.chmod(0o600)
-        path.write_bytes(json.dumps(header).encode() + b"\n")
-        return entries
-    for line in lines[1:]:
-        try:
-            entry = json.loads(line)
-            entries[entry["item"]] = (entry["mark"], entry["seen"])
-        except (ValueError, KeyError, TypeError):
-            continue  # the line that a kill cut short: its item is read again
-    if lines[-1]:
-        with path.open("ab") as file:
-            file.write(b"\n")
-    return entries
+def _batches(rows: Iterable[Any], size: int = 512) -> Iterator[list[Any]]:
+    waiting = iter(rows)
+    while batch := list(itertools.islice(waiting, size)):
+        yield batch
 
 
-def fingerprint(ref: VolumeRef) -> str:
-    """Return a mark that changes when the item's files do: names, sizes and times of change."""
-    digest = hashlib.sha256()
-    files = list(ref.files)
-    if not files and ref.path.is_file():
-        files = [ref.path]
-    elif not files:
-        files = sorted(p for p in ref.path.rglob("*") if p.is_file())
-    for file in files:
-        try:
-            stat = file.stat()
-        except OSError:
-            continue
-        mark = f"\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-        digest.update(os.fsencode(file.name) + mark.encode())
-    return digest.hexdigest()[:16]
-
-
-def _parallel(
-    todo: list[VolumeRef], config: CurateConfig
-) -> Iterator[tuple[VolumeRef, Mapping[str, Any]]]:
-    """Inspect in worker processes, a bounded number at once, in order of completion.
-
-    A decoder that takes its process down takes only its own item: what was in flight is tried
-    again, each in a process of its own, and the one that falls again is rejected.
-    """
-    n_workers = min(config.workers or os.cpu_count() or 1, max(1, len(todo)))
-    waiting = iter(todo)
-    suspects: list[VolumeRef] = []
-    exhausted = False
-    while not exhausted:
-        exhausted = True
-        with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
-            flying: dict[Future[dict[str, Any]], VolumeRef] = {}
-            broken = False
-            while not broken:
-                for ref in waiting:
-                    try:
-                        future = pool.submit(inspect, ref, config.check)
-                    except BrokenProcessPool:
-                        suspects.append(ref)
-                        broken = True
-                        break
-                    flying[future] = ref
-                    if len(flying) >= 2 * n_workers:
-                        break
-                if broken or not flying:
-                    break
-                done, _ = wait(flying, return_when=FIRST_COMPLETED)
-                for future in done:
-                    ref = flying.pop(future)
-                    try:
-                        yield ref, future.result()
-                    except BrokenProcessPool:
-                        suspects.append(ref)
-                        broken = True
-            if broken:
-                _check_workers()
-                suspects += flying.values()
-                exhausted = False
-        yield from _alone(suspects, config)
-        suspects = []
-
-
-def _check_workers() -> None:
-    """Tell processes that fall because of an item from processes that cannot even start."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            pool.submit(os.getpid).result()
-        except BrokenProcessPool:
-            raise InputError(
-                "Worker processes cannot start. In a script, call this below "
-                "\"if __name__ == '__main__':\", and run the script from a file.",
-                rule="no-workers",
-            ) from None
-
-
-def _alone(
-    suspects: Iterable[VolumeRef], config: CurateConfig
-) -> Iterator[tuple[VolumeRef, Mapping[str, Any]]]:
-    for ref in suspects:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            try:
-                yield ref, pool.submit(inspect, ref, config.check).result()
-            except BrokenProcessPool:
-                yield (
-                    ref,
-                    {
-                        "rule": "decoder-crash",
-                        "reason": "The decoder crashed on this item, twice: the file is damaged.",
-                    },
-                )
-
-
-def _study_name(facts: Facts, config: CurateConfig) -> str:
-    if not facts.study_id and facts.raw_study_id:
-        return pseudonym("S", facts.raw_study_id, config.pseudonym_key)
-    return facts.study_id or facts.fallback_id
-
-
-def _patient_name(facts: Facts, config: CurateConfig) -> str:
-    if not facts.patient_id and facts.raw_patient_id:
-        return pseudonym("P", facts.raw_patient_id, config.pseudonym_key)
-    return facts.patient_id or _study_name(facts, config)
-
-
-def _one_volume_a_study(
-    candidates: list[tuple[VolumeRef, Mapping[str, Any], Facts]], config: CurateConfig
-) -> tuple[list[tuple[VolumeRef, Mapping[str, Any], Facts]], list[Rejection]]:
-    """Keep, of equal volumes the first, and of a study's series the one with most slices."""
-    rejections: list[Rejection] = []
-    by_hash: dict[str, str] = {}
-    by_study: dict[str, list[tuple[VolumeRef, Mapping[str, Any], Facts]]] = {}
-    for candidate in candidates:
-        ref, inspection, facts = candidate
-        first = by_hash.setdefault(inspection["hash"], ref.item)
-        if first != ref.item:
-            rejections.append(
-                Rejection(
-                    ref.item, "duplicate-volume", f"The same voxels as {first}, which is kept."
-                )
-            )
-            continue
-        by_study.setdefault(_study_name(facts, config), []).append(candidate)
-    kept = []
-    for group in by_study.values():
-        best = min(group, key=lambda c: (-c[1]["shape"][0], c[0].item))
-        kept.append(best)
-        for ref, inspection, _ in group:
-            if ref is not best[0]:
-                rejections.append(
-                    Rejection(
-                        ref.item,
-                        "other-series",
-                        f"Another series represents this study: {best[0].item}, with "
-                        f"{best[1]['shape'][0]} slices against {inspection['shape'][0]}.",
-                    )
-                )
-    return kept, rejections
-
-
-def _study(
-    ref: VolumeRef,
-    inspection: Mapping[str, Any],
-    facts: Facts,
-    study_id: str,
-    patient_id: str,
-    source: str,
-) -> Study:
-    report: Report | None = None
-    findings: tuple[Finding, ...] = ()
-    # "-" and its like clean to nothing: a study without a report.
-    with contextlib.suppress(EmptyReport):
-        report = parse_report(facts.text)
-        findings = extract_findings(report)
-    d, h, w = inspection["shape"]
-    sd, sh, sw = inspection["spacing_mm"]
-    return Study(
-        study_id=study_id,
-        patient_id=patient_id,
-        series_id=inspection["series_id"],
-        volume_path=str(ref.path.resolve()),
-        volume_hash=inspection["hash"],
-        shape=(d, h, w),
-        spacing_mm=(sd, sh, sw),
-        report=report,
-        findings=findings,
-        sex=facts.sex,
-        age=facts.age,
-        study_date=facts.study_date,
-        manufacturer=facts.manufacturer,
-        body_part=facts.body_part,
-        split=facts.split,
-        source=source,
-    )
-
-
-def _content(studies: list[Study]) -> str:
-    digest = hashlib.sha256()
+def _digested(studies: Iterator[Study], digest: Any) -> Iterator[Study]:
     for study in studies:
         plain = dataclasses.asdict(study)
         del plain["volume_path"]  # a dataset that moves is the same dataset
-        digest.update(json.dumps(plain, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+        digest.update(json.dumps(plain, sort_keys=True).encode("utf-8", "surrogatepass"))
+        yield study
+
+
+__all__ = ["SPLITS", "CurateConfig", "Curated", "curate"]

@@ -2,8 +2,6 @@
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Iterable
 
 MAX_ID = 120
 """Longest id in characters: with a suffix it is still a file name everywhere."""
@@ -35,21 +33,10 @@ def safe_id(text: str) -> str:
     """
     safe = _SAFE.sub("_", text).strip("._")
     if not safe:
-        return f"id-{_short_hash(text)}"
-    return safe if len(safe) <= MAX_ID else f"{safe[: MAX_ID - 9]}-{_short_hash(text)}"
+        return f"id-{short_hash(text)}"
+    return safe if len(safe) <= MAX_ID else f"{safe[: MAX_ID - 9]}-{short_hash(text)}"
 
 
-def safe_ids(texts: Iterable[str]) -> dict[str, str]:
-    """Return each text's `safe_id`, with a hash where two different texts would share one."""
-    sharing: dict[str, list[str]] = defaultdict(list)
-    for text in sorted(set(texts)):
-        sharing[safe_id(text)].append(text)
-    return {
-        text: safe if len(members) == 1 or text == safe else f"{safe}-{_short_hash(text)}"
-        for safe, members in sharing.items()
-        for text in members
-    }
-
-
-def _short_hash(text: str) -> str:
+def short_hash(text: str) -> str:
+    """Return 8 hex digits of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]

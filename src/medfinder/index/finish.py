@@ -136,7 +136,7 @@ def _text_is_stale(table: Any, n: int, changed: bool) -> bool:
     A large one is extended while few rows are new; until the next rebuild BM25's word counts
     still include what was deleted.
     """
-    found = [i for i in table.list_indices() if "report_text" in i.columns]
+    found = [i for i in table.list_indices() if "words" in i.columns]
     if not found:
         return True
     if n <= _SMALL:
@@ -145,7 +145,7 @@ def _text_is_stale(table: Any, n: int, changed: bool) -> bool:
 
 
 def _index_text(table: Any) -> None:
-    """Index the report text for BM25 in both languages.
+    """Index the reports' words for BM25 in both languages.
 
     The English stemmer takes -s and -es off Spanish plurals too ("lesiones" meets "lesión"), and
     unlike the Spanish one does not depend on accents, which queries leave out; accents are folded.
@@ -161,7 +161,7 @@ def _index_text(table: Any) -> None:
         lower_case=True,
         with_position=False,
     )
-    table.create_index("report_text", config=config, replace=True)
+    table.create_index("words", config=config, replace=True)
 
 
 def _finish_gallery(folder: Path, column: str, now: Snapshot, config: IndexConfig) -> None:

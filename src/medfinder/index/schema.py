@@ -86,12 +86,17 @@ STOP_WORDS = sorted({*_ENGLISH.split(), *_SPANISH.split()})
 def table_schema(streams: Mapping[str, Stream]) -> Any:
     """Return the table's ``pyarrow.Schema``: a study's row, its vectors, and bookkeeping.
 
+    ``words`` is what BM25 searches (`Study.words`), null for a study without report;
     ``row_digest`` covers the study, ``key_STREAM`` a stream's vector together with the study_id;
     a null key means that the study has no such vector.
     """
     import pyarrow as pa
 
-    fields = [*studies.schema(), pa.field("row_digest", pa.string(), nullable=False)]
+    fields = [
+        *studies.schema(),
+        pa.field("words", pa.string()),
+        pa.field("row_digest", pa.string(), nullable=False),
+    ]
     for name in STREAMS:
         if name in streams:
             fields.append(pa.field(f"key_{name}", pa.int64()))
@@ -164,7 +169,8 @@ def make_table(
     ids = [study.study_id for study in batch]
     _check_ids(ids)
     table = studies.to_table(batch)
-    table = table.append_column(
+    words = pa.array([study.words or None for study in batch], pa.string())
+    table = table.append_column("words", words).append_column(
         "row_digest", pa.array([studies.digest(study) for study in batch], pa.string())
     )
     for name in vectors:

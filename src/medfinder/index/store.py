@@ -366,7 +366,7 @@ class Index:
             limit = k + 32
             while True:
                 # encode: a lone surrogate is text to Python, but not to the table.
-                match = engine.MatchQuery(text.encode("utf-8", "replace").decode(), "report_text")
+                match = engine.MatchQuery(text.encode("utf-8", "replace").decode(), "words")
                 ask = now.table.search(match, query_type="fts").select(["study_id", "_score"])
                 if condition is not None:
                     ask = ask.where(condition, prefilter=True)

@@ -19,7 +19,7 @@ from medfinder.errors import Incomplete, InputError, UnknownName
 from medfinder.index.store import Index
 from medfinder.index.where import check_where, literal
 from medfinder.model.encoder import EncoderEntry, encoders, find_encoder
-from medfinder.records import Finding, Hit, Report, Study, Why
+from medfinder.records import Finding, Hit, Study, Why
 from medfinder.registry import unknown
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
@@ -200,7 +200,7 @@ class Finder:
         )
         vector = self._stored("volume", study_id)
         query = _Query(
-            text=study.report.text if study.report else "",
+            text=study.words,
             wanted=tuple(study.findings),
             volume_vector=vector,
             report_vector=self._stored("report", study_id),
@@ -345,7 +345,7 @@ class Finder:
         assert embedder is not None
         told = {}
         for hit in hits[:_EXPLAINED]:
-            text = hit.study.report.text if hit.study.report else ""
+            text = hit.study.text
             lines = [s for a, b in sentences(text) if (s := text[a:b].strip())]
             told[hit.rank] = [s for s in lines if _affirms(s)] or lines
         distinct = list(dict.fromkeys(s for lines in told.values() for s in lines))
@@ -461,15 +461,10 @@ def _agreement(
 
 
 def _why(query: _Query, study: Study, parts: Mapping[str, float]) -> Why:
-    report: Report | None = study.report
     names = {f.name for f in query.wanted if f.status != "absent"} | set(query.keywords)
     wide = names | {n for name in names for n in vocabulary().descendants(name)}
     found = [f for f in study.findings if f.status == "present" and f.name in wide]
-    words = query_terms(query.text) if report else ()
-    terms = tuple(
-        dict.fromkeys(
-            [*matched_terms(words, report.text if report else ""), *(f.name for f in found)]
-        )
-    )
-    shown = matched_sentences(words, report.text, found) if report and (words or found) else ()
+    words = query_terms(query.text) if study.words else ()
+    terms = tuple(dict.fromkeys([*matched_terms(words, study.words), *(f.name for f in found)]))
+    shown = matched_sentences(words, study.words, found) if words or found else ()
     return Why(parts=dict(parts), terms=terms, sentences=shown)

@@ -1,0 +1,161 @@
+"""Nearly the same: volumes that differ by noise or an offset, texts that differ by a few words.
+
+Both in two steps: a cheap sketch that near copies share brings pairs together, and the pair itself
+is then compared. Knows neither studies nor the ledger.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from medfinder.report.tokens import fold
+from medfinder.volume.volume import Volume
+
+THUMBNAIL = (8, 8, 8)
+"""Blocks along (D, H, W) whose mean HU make a volume's sketch."""
+_CLIP_HU = (-1000.0, 600.0)
+MAX_BLOCK_HU = 8.0
+"""By how much a block may differ beyond the offset between the volumes."""
+MAX_OFFSET_HU = 40.0
+_BODY_HU = -700.0
+
+MIN_JACCARD = 0.9
+"""Share of word triples that two texts need to have in common to be nearly the same."""
+_N_HASHES, _N_BANDS = 32, 8
+_WORDS = re.compile(r"[^\W_]+")
+
+
+def thumbnail(volume: Volume) -> npt.NDArray[np.int16]:
+    """Return the mean HU of 8 x 8 x 8 equal blocks of a volume.
+
+    HU are clipped to -1000…600 first, so that metal and what lies outside the reconstruction count
+    little. Of a block at most 8 x 16 x 16 voxels are read, evenly spread: noise of 50 HU moves a
+    mean by about 1. Axes shorter than eight voxels repeat blocks.
+    """
+    steps = [max(1, n // most) for n, most in zip(volume.shape, (64, 128, 128), strict=True)]
+    read = volume.stored[tuple(slice(None, None, step) for step in steps)]
+    means = read.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
+    np.clip(means, *_CLIP_HU, out=means)
+    for axis, n in enumerate(THUMBNAIL):
+        edges = np.linspace(0, means.shape[axis], n + 1)
+        parts = []
+        for first, last in zip(np.floor(edges[:-1]), np.ceil(edges[1:]), strict=True):
+            block = range(int(first), max(int(last), int(first) + 1))
+            parts.append(np.take(means, block, axis=axis).mean(axis=axis, keepdims=True))
+        means = np.concatenate(parts, axis=axis)
+    return np.round(means).astype(np.int16)
+
+
+def near_copies(sketches: npt.NDArray[np.int16]) -> Iterator[tuple[int, int, float]]:
+    """Yield (first, other, offset in HU) for each sketch that nearly repeats an earlier one.
+
+    Args:
+        sketches: (N, 8, 8, 8), of volumes of one shape, in the order in which one is kept.
+
+    Air and metal are clipped, so where an offset meets them a block moves by a part of it. Coarse
+    sketches of 2 x 2 x 2 bound the difference from below, so no pair within the limits is missed;
+    time grows with the square of N, memory with N.
+    """
+    n = len(sketches)
+    flat = sketches.reshape(n, -1).astype(np.float32)
+    coarse = flat.reshape(n, 2, 4, 2, 4, 2, 4).mean(axis=(2, 4, 6)).reshape(n, -1)
+    for other in range(1, n):
+        apart = np.abs(coarse[:other] - coarse[other]).max(axis=1)
+        for first in np.flatnonzero(apart <= MAX_OFFSET_HU + MAX_BLOCK_HU):
+            difference = flat[other] - flat[first]
+            body = difference[flat[first] > _BODY_HU]
+            offset = float(np.median(body if len(body) else difference))
+            least, most = sorted((0.0, offset))
+            if (
+                abs(offset) <= MAX_OFFSET_HU
+                and least - MAX_BLOCK_HU <= difference.min()
+                and difference.max() <= most + MAX_BLOCK_HU
+            ):
+                yield int(first), other, offset
+                break
+
+
+def text_key(text: str) -> str:
+    """Return 16 hex digits that texts share when only case, accents and punctuation differ.
+
+    A text without words has the key ``""``.
+    """
+    words = _words(text)
+    if not words:
+        return ""
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]
+
+
+def triples(text: str) -> frozenset[int]:
+    """Return the word triples of a text, hashed; a text of fewer words is one triple."""
+    words = _words(text)
+    if len(words) < 3:
+        return frozenset([_hashed(" ".join(words))])
+    return frozenset(
+        _hashed(f"{a} {b} {c}") for a, b, c in zip(words, words[1:], words[2:], strict=False)
+    )
+
+
+def bands(shingles: frozenset[int]) -> list[int]:
+    """Return eight keys of which near copies share at least one, with probability .9998 at .9.
+
+    Source:
+        MinHash with banding: Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets,
+        chapter 3.
+    """
+    a, b = _parameters()
+    values = np.fromiter(shingles, np.uint64, len(shingles))
+    # Multiply-shift: the product wraps at 2^64, and its high half is well mixed.
+    least = ((values[None, :] * a[:, None] + b[:, None]) >> np.uint64(32)).min(axis=1)
+    keys = []
+    for k, rows in enumerate(least.reshape(_N_BANDS, -1)):
+        digest = hashlib.blake2b(bytes([k]) + rows.tobytes(), digest_size=7).digest()
+        keys.append(int.from_bytes(digest, "big"))
+    return keys
+
+
+def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
+    """Return the share of triples that two texts have in common: |a ∩ b| / |a ∪ b|."""
+    return len(a & b) / len(a | b)
+
+
+class Groups:
+    """Disjoint sets over 0…n-1 that merge: who must stay together.
+
+    Args:
+        n: How many members there are, each alone at first.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._above = np.arange(n, dtype=np.int32)
+
+    def root(self, member: int) -> int:
+        """Return the member that stands for this one's set: its smallest."""
+        above = self._above
+        while above[member] != member:
+            above[member] = above[above[member]]
+            member = int(above[member])
+        return member
+
+    def join(self, members: Sequence[int]) -> None:
+        """Make one set of these members' sets."""
+        roots = sorted({self.root(m) for m in members})
+        for other in roots[1:]:
+            self._above[other] = roots[0]
+
+
+def _words(text: str) -> list[str]:
+    return _WORDS.findall(fold(text).lower())
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _parameters() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 1 << 64, (2, _N_HASHES), dtype=np.uint64)
+    return a | np.uint64(1), b

@@ -1,0 +1,225 @@
+"""One study's words → what a dataset holds of them: de-identified, parsed, judged by the rules.
+
+A pure function over plain values, so that it runs in worker processes and is kept by the digest of
+its input. Knows no other study: what needs two of them is in `curate`.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+from medfinder.curate import rules
+from medfinder.curate.deidentify_text import deidentify_text
+from medfinder.curate.labels import (
+    canonical_labels,
+    label_missing,
+    label_negated,
+    label_unmentioned,
+)
+from medfinder.curate.similar import bands, text_key, triples
+from medfinder.errors import EmptyReport
+from medfinder.records import Finding, Language, Report
+from medfinder.report.findings import extract_findings
+from medfinder.report.parse import parse_report
+from medfinder.report.translation_checks import check_translation
+
+_CHUNK = 64
+_ALONE = 4 * _CHUNK  # fewer texts are read before a pool has started
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextConfig:
+    """How reports are read.
+
+    Attributes:
+        min_words: Reports of fewer words are doubted.
+        deidentify: Whether names, numbers, dates and places are taken out of texts.
+        language: What the source's reports are written in; None where that differs or is unknown.
+        label_missing: Whether findings of the text that the labels lack are doubts.
+    """
+
+    min_words: int = 10
+    deidentify: bool = True
+    language: Language | None = None
+    label_missing: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """What a source says of one study in words, before anything was done to it; plain values."""
+
+    text: str
+    translation: str = ""
+    language: Language | None = None
+    labels: tuple[str, ...] | None = None
+    known: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadText:
+    """What a dataset holds of one study's words.
+
+    Attributes:
+        report: None where there is no text that could be one.
+        findings: Of the report, in order.
+        translation: English that passed every check; None without one.
+        refused: English that did not; None without one.
+        labels: Canonical names.
+        doubts: (rule, reason) of each.
+        removed: What de-identification took out, by kind.
+        key: `similar.text_key` of the report; "" without one.
+        translation_key: The same of its English, refused or not.
+        bands: `similar.bands` of it.
+    """
+
+    report: Report | None = None
+    findings: tuple[Finding, ...] = ()
+    translation: str | None = None
+    refused: str | None = None
+    labels: tuple[str, ...] = ()
+    doubts: tuple[tuple[str, str], ...] = ()
+    removed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    key: str = ""
+    translation_key: str = ""
+    bands: tuple[int, ...] = ()
+
+    def with_translation(
+        self, text: str | None, refused: str | None, problems: Sequence[tuple[str, str]]
+    ) -> "ReadText":
+        """Return this with English made anew; its problems take the place of the old one's."""
+        doubts = [d for d in self.doubts if not d[0].startswith("translation-")]
+        return dataclasses.replace(
+            self,
+            translation=text,
+            refused=refused if text is None else None,
+            doubts=tuple(dict.fromkeys([*doubts, *([] if text else problems)])),
+            translation_key=text_key(text or refused or ""),
+        )
+
+    def to_json(self) -> str:
+        """Return all of it as JSON, which `from_json` reads back."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ReadText":
+        """Return what `to_json` wrote."""
+        plain = json.loads(text)
+        plain["report"] = plain["report"] and Report(**plain["report"])
+        plain["findings"] = tuple(Finding(**f) for f in plain["findings"])
+        plain["doubts"] = tuple((rule, reason) for rule, reason in plain["doubts"])
+        for name in ("labels", "bands"):
+            plain[name] = tuple(plain[name])
+        return cls(**plain)
+
+
+def read_text(words: Words, config: TextConfig) -> ReadText:
+    """De-identify, parse and judge the words of one study.
+
+    Never fails: text that is no report gives a study without one, and says so in `doubts`.
+    """
+    doubts: list[tuple[str, str]] = []
+    removed: dict[str, int] = {}
+
+    def without_identity(text: str) -> str:
+        if not config.deidentify or not text:
+            return text
+        cleaned = deidentify_text(text, known=words.known)
+        for kind, n in cleaned.removed.items():
+            removed[kind] = removed.get(kind, 0) + n
+        return cleaned.text
+
+    labels = canonical_labels(words.labels or ())
+    if words.labels is not None and not labels:
+        doubts.append(("no-labels", "The source's label table has no label for this study."))
+    reason = rules.placeholder_report(words.text)
+    report: Report | None = None
+    if reason:
+        doubts.append(("placeholder-report", reason))
+    else:
+        with contextlib.suppress(EmptyReport):  # "-" and its like: a study without a report
+            report = parse_report(without_identity(words.text))
+    if report is None:
+        return ReadText(labels=labels, doubts=tuple(doubts), removed=removed)
+
+    expected = words.language or config.language
+    if expected and (reason := rules.language_mismatch(report.text, expected)):
+        doubts.append(("language-mismatch", reason))
+    if reason := rules.short_report(report.text, config.min_words):
+        doubts.append(("short-report", reason))
+    findings = extract_findings(report)
+    if words.labels is not None:
+        doubts += _label_doubts(labels, findings, config)
+
+    translation = refused = None
+    if words.translation.strip() and report.language != "en":
+        given = without_identity(words.translation).strip()
+        problems = check_translation(report.text, given)
+        doubts += [(problem.rule, problem.reason) for problem in problems]
+        translation, refused = (None, given) if problems else (given, None)
+    return ReadText(
+        report=report,
+        findings=findings,
+        translation=translation,
+        refused=refused,
+        labels=labels,
+        doubts=tuple(dict.fromkeys(doubts)),
+        removed=removed,
+        key=text_key(report.text),
+        translation_key=text_key(translation or refused or ""),
+        bands=tuple(bands(triples(report.text))),
+    )
+
+
+def _label_doubts(
+    labels: tuple[str, ...], findings: tuple[Finding, ...], config: TextConfig
+) -> Iterator[tuple[str, str]]:
+    for name in label_negated(labels, findings):
+        yield (
+            "label-negated",
+            f"The label {name!r} is only mentioned where the text denies it. Remove the label.",
+        )
+    for name in label_unmentioned(labels, findings):
+        yield "label-unmentioned", f"The text does not mention the label {name!r}."
+    if config.label_missing and labels:
+        for name in label_missing(labels, findings):
+            yield "label-missing", f"The text affirms {name!r}, which is no label."
+
+
+def read_texts(
+    items: Iterable[tuple[str, Words]], config: TextConfig, workers: int
+) -> Iterator[tuple[str, ReadText]]:
+    """Read many studies' words, in order, in worker processes once they are worth starting.
+
+    Args:
+        items: (any name, words) of each; taken a bounded number at a time.
+        workers: Processes, at least one.
+    """
+    waiting = iter(items)
+    first = _chunk(waiting, _ALONE)
+    yield from _read_chunk(first, config)
+    chunk = _chunk(waiting, _CHUNK) if len(first) == _ALONE else []
+    if not chunk:
+        return
+    if workers == 1:
+        while chunk:
+            yield from _read_chunk(chunk, config)
+            chunk = _chunk(waiting, _CHUNK)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        flying: list[Future[list[tuple[str, ReadText]]]] = []
+        while chunk or flying:
+            while chunk and len(flying) < 3 * workers:
+                flying.append(pool.submit(_read_chunk, chunk, config))
+                chunk = _chunk(waiting, _CHUNK)
+            yield from flying.pop(0).result()
+
+
+def _chunk(items: Iterator[tuple[str, Words]], n: int) -> list[tuple[str, Words]]:
+    return [item for _, item in zip(range(n), items, strict=False)]
+
+
+def _read_chunk(chunk: list[tuple[str, Words]], config: TextConfig) -> list[tuple[str, ReadText]]:
+    return [(name, read_text(words, config)) for name, words in chunk]
