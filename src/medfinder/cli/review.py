@@ -1,5 +1,6 @@
 """``medfinder review``: experts on the studies that curation doubts."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,7 +101,7 @@ def export(
     n_rows = export_review(ReviewQueue(folder), table, reader)
     done(
         f"{n_rows} studies for {reader}: {table}",
-        f"medfinder review import {folder} {table} --reader {reader!r}",
+        f"medfinder review import {folder} {table} --reader {shlex.quote(reader)}",
     )
 
 
