@@ -20,7 +20,7 @@ from medfinder.report.findings import extract_findings
 from medfinder.report.vocabulary import vocabulary
 from medfinder.volume.read import read_volume
 
-SIZE = (24, 32, 32)
+SIZE = (24, 24, 24)
 NONE = Rates(scale=0, beside=Beside(0, 0, 0))
 
 

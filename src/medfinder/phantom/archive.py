@@ -8,7 +8,6 @@ a thousand: sessions are planned, planted and written one after the other.
 
 import dataclasses
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,7 +55,7 @@ def write_archive(
         folder: Made where absent.
         layout: ``"bimcv"`` (raw MIDS tree), ``"bimcv_r"`` (published table and shards),
             ``"ct_rate"`` or ``"merlin"``.
-        size: Of the volumes (D, H, W), in voxels.
+        size: Of the volumes (D, H, W), in voxels; below 24 the spacing is no CT's any more.
         rates: How often each defect is planted.
         language: Of the reports; Spanish for BIMCV and English elsewhere where None.
         volumes: False writes the tables alone, as if the volumes were elsewhere.
@@ -280,7 +279,7 @@ class _lines:  # noqa: N801 - used as a function is
     """A text file that is written line by line and appears whole."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.aside = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.path, self.aside = path, path.with_name(f".{path.name}.tmp")
         self.file: IO[str] = self.aside.open("w", encoding="utf-8")
 
     def __enter__(self) -> "_lines":

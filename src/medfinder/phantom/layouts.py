@@ -7,7 +7,6 @@
 import csv
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -98,7 +97,7 @@ class Lines:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.aside = path.with_name(f".{path.name}.tmp")
         # What cp1252 lacks becomes "?", as there.
         self.file = self.aside.open(
             "w", newline="", encoding="cp1252" if windows else "utf-8", errors="replace"
@@ -461,6 +460,6 @@ def _write(path: Path, text: str) -> None:
     if path.is_file() and path.read_bytes() == data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.tmp")
     aside.write_bytes(data)
     aside.replace(path)
