@@ -7,7 +7,7 @@ adjectives; does not know sentences.
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -77,6 +77,11 @@ class Glossary:
     def __len__(self) -> int:
         """Return the number of forms."""
         return len(self._terms)
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Yield every form, folded, with its English."""
+        for words, term in self._terms.items():
+            yield " ".join(words), term.english
 
     def at(self, tokens: Sequence[Token], start: int) -> Term | None:
         """Return the longest term that begins at a token."""

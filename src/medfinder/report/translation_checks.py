@@ -21,6 +21,7 @@ from medfinder.records import Finding, Language
 from medfinder.report.assertion import cues
 from medfinder.report.clean import clean
 from medfinder.report.findings import extract_findings
+from medfinder.report.glossary import glossary
 from medfinder.report.sentences import sentences
 from medfinder.report.tokens import fold, tokenize
 from medfinder.report.vocabulary import vocabulary
@@ -40,6 +41,7 @@ RULES = (
 # English words for each Spanish word: exact translations of reports lie between 0.75 and 1.15.
 LENGTH_RATIO = (0.55, 1.6)
 _LENGTH_SLACK = 3  # words either way, so that a line of three words may become one of six
+_LINE = 2  # words of a heading, which may come and go
 _SHOWN = 4
 _LENGTHS = ("mm", "cm")
 
@@ -109,7 +111,7 @@ def check_translation(spanish: str, english: str) -> tuple[Problem, ...]:
         _first(_negation(source, target, aligned), found.get("translation-negation")),
         _first(_sides(source, target, aligned if is_exact else ()), found.get("translation-side")),
         _residue(source, target),
-        _length(source, target),
+        _length(source, target) or _alone(aligned),
         found.get("translation-findings"),
     ]
     return tuple(problem for problem in problems if problem)
@@ -194,6 +196,7 @@ def _sentences(text: str) -> Iterator[tuple[int, int]]:
 _Both = tuple[tuple[_Part, ...], tuple[_Part, ...]]
 _Pairs = Sequence[_Both]
 _STEPS = ((1, 1), (1, 2), (2, 1), (1, 0), (0, 1), (1, 3), (3, 1))
+_ALONE = 4.0
 _BAND = 10  # sentences by which the two texts may drift apart
 
 
@@ -219,8 +222,11 @@ def _aligned(source: Sequence[_Part], target: Sequence[_Part]) -> _Pairs:
                 if to_i > n or to_j > m:
                     continue
                 left, right = scale * (a[to_i] - a[i]), b[to_j] - b[j]
-                new = cost + abs(left - right) / (left + right) ** 0.5
-                new += 2.0 * (di != 1 or dj != 1)
+                if di and dj:
+                    new = cost + abs(left - right) / (left + right) ** 0.5
+                    new += 2.0 * (di != 1 or dj != 1)
+                else:  # a sentence that has no counterpart, whatever its length
+                    new = cost + _ALONE
                 new += 3.0 * (_sum(numbers_a[i:to_i]) != _sum(numbers_b[j:to_j]))
                 if (to_i, to_j) not in best or new < best[to_i, to_j][0]:
                     best[to_i, to_j] = (new, (i, j))
@@ -271,6 +277,17 @@ def _length(source: _Side, target: _Side) -> Problem | None:
         f"The Spanish has {source.n_words} words, the English {target.n_words}; expected "
         f"{max(1, round(few))} to {round(many)}.",
     )
+
+
+def _alone(aligned: _Pairs) -> Problem | None:
+    """Look for a sentence without a counterpart."""
+    for a, b in aligned:
+        for mine, others, where in ((a, b, "Spanish"), (b, a, "English")):
+            if not others and sum(len(part.words) for part in mine) > _LINE:
+                return Problem(
+                    "translation-length", f"A sentence is in the {where} only: {_quoted(mine)}."
+                )
+    return None
 
 
 # ----------------------------------------------------------------------------------------- numbers
@@ -428,28 +445,34 @@ def _negation(
 ) -> Problem | None:
     del source, target
     for a, b in aligned:
-        es = {word for part in a for word in part.words}
-        en = {word for part in b for word in part.words} | _not_words(b)
-        denied_es, denied_en = es & _denying("es", "strong"), en & _denying("en", "strong")
-        if denied_es and not denied_en and not en & _denying("en", "weak"):
+        es = [word for part in a for word in part.words]
+        en = [word for part in b for word in part.words] + _not_words(b)
+        strong_es, weak_es = _denials(es, "es")
+        strong_en, weak_en = _denials(en, "en")
+        if strong_es and not strong_en and weak_en <= weak_es:
             return Problem(
                 "translation-negation",
-                f"A sentence denies in Spanish ({_shown(sorted(denied_es))}) and not in English: "
+                f"A sentence denies in Spanish ({_shown(strong_es)}) and not in English: "
                 f"{_quoted(a)}.",
             )
-        if denied_en and not denied_es and not es & _denying("es", "weak"):
+        if strong_en and not strong_es and weak_es <= weak_en:
             return Problem(
                 "translation-negation",
-                f"A sentence denies in English ({_shown(sorted(denied_en))}) and not in Spanish: "
+                f"A sentence denies in English ({_shown(strong_en)}) and not in Spanish: "
                 f"{_quoted(a or b)}.",
             )
     return None
 
 
-def _not_words(parts: Sequence[_Part]) -> set[str]:
-    """Return "not" where a contraction or "in-", "un-" denies within a word."""
-    text = " ".join(part.text for part in parts)
-    return {"not"} if re.search(r"n['’]t\b|\bcannot\b", text) else set()
+def _denials(words: Sequence[str], language: Language) -> tuple[list[str], int]:
+    """Return the words that deny, and how many there are that may stand for one of them."""
+    strong, weak = _denying(language, "strong"), _denying(language, "weak")
+    return sorted({w for w in words if w in strong}), sum(w in weak for w in words)
+
+
+def _not_words(parts: Sequence[_Part]) -> list[str]:
+    """Return "not" where a contraction denies."""
+    return ["not"] if any(re.search(r"n['’]t\b", part.text) for part in parts) else []
 
 
 def _quoted(parts: Sequence[_Part]) -> str:
@@ -544,6 +567,9 @@ def _known_words() -> tuple[frozenset[str], frozenset[str]]:
         english.update(_number_words(kind, "en"))
         spanish.update(_number_words(kind, "es"))
     english.update(_unit_words())
+    for said, meant in glossary().entries():
+        spanish.update(_WORD.findall(said))
+        english.update(_WORD.findall(fold(meant)))
     return frozenset(english), frozenset(w for w in spanish - english if len(w) > 1)
 
 
