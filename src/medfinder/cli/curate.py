@@ -1,6 +1,6 @@
 """``medfinder curate``: raw CTs and reports → studies and rejections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,12 +11,20 @@ from medfinder.cli.talk import done, emit, progress
 
 if TYPE_CHECKING:
     from medfinder.curate.sources.source import Source
+    from medfinder.report.translate import Translator
     from medfinder.volume.read import VolumeRef
 
 _Config = Annotated[Path | None, typer.Option(help="TOML file; its table 'curate' is read.")]
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting: check.min_slices=20. Repeatable."),
+]
+_Translate = Annotated[
+    str | None,
+    typer.Option(
+        "--translate",
+        help="Make English of Spanish reports: apertium, chat or marian. See translate.",
+    ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 _Out = Annotated[Path, typer.Argument(help="Folder to write.")]
@@ -56,6 +64,7 @@ def folder(
     ] = None,
     fhir: _Fhir = None,
     sr: _Sr = None,
+    translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -71,7 +80,7 @@ def folder(
     from medfinder.curate.sources.folder import FolderSource
 
     source = _reported(FolderSource(root, reports, text), fhir, sr)
-    _run(source, out, config, set_ or (), json_)
+    _run(source, out, translate, config, set_ or (), json_)
 
 
 def bimcv(
@@ -79,6 +88,7 @@ def bimcv(
         Path, typer.Argument(help="A BIMCV-COVID19 collection as released, or a folder of several.")
     ],
     out: _Out,
+    translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -92,7 +102,7 @@ def bimcv(
     """
     from medfinder.curate.sources.bimcv import BimcvSource
 
-    _run(BimcvSource(root), out, config, set_ or (), json_)
+    _run(BimcvSource(root), out, translate, config, set_ or (), json_)
 
 
 def bimcv_r(
@@ -112,6 +122,7 @@ def bimcv_r(
         Literal["own", "published"],
         typer.Option(help="published: the authors', by shard. own: made by patient."),
     ] = "own",
+    translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -132,7 +143,7 @@ def bimcv_r(
             f"got {'both' if table_only else 'neither'}. Give one of them."
         )
     source = BimcvRSource(table, volumes, every_volume=every_volume, split=split)
-    _run(source, out, config, set_ or (), json_)
+    _run(source, out, translate, config, set_ or (), json_)
 
 
 def ct_rate(
@@ -140,6 +151,7 @@ def ct_rate(
         Path, typer.Argument(help="CT-RATE's folder, or a part of it with its tables.")
     ],
     out: _Out,
+    translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -153,7 +165,7 @@ def ct_rate(
     """
     from medfinder.curate.sources.ct_rate import CtRateSource
 
-    _run(CtRateSource(root), out, config, set_ or (), json_)
+    _run(CtRateSource(root), out, translate, config, set_ or (), json_)
 
 
 def merlin(
@@ -162,6 +174,7 @@ def merlin(
     reports: Annotated[
         Path | None, typer.Option(help="The table of reports, if it lies elsewhere: XLSX or CSV.")
     ] = None,
+    translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -172,7 +185,7 @@ def merlin(
     """
     from medfinder.curate.sources.merlin import MerlinSource
 
-    _run(MerlinSource(root, reports), out, config, set_ or (), json_)
+    _run(MerlinSource(root, reports), out, translate, config, set_ or (), json_)
 
 
 def dicomweb(
@@ -208,6 +221,7 @@ def dicomweb(
     ] = None,
     fhir: _Fhir = None,
     sr: _Sr = None,
+    translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
     json_: _Json = False,
@@ -231,7 +245,7 @@ def dicomweb(
     download = download or out.with_name(f"{out.name}-pacs")
     pacs = DicomwebSource(url, download, query, reports, text)
     source = _reported(pacs, fhir, sr, pacs.accession)
-    _run(source, out, config, set_ or (), json_)
+    _run(source, out, translate, config, set_ or (), json_)
 
 
 def _day(text: str | None) -> date | None:
@@ -287,15 +301,21 @@ def _reported(
 
 
 def _run(
-    source: "Source", out: Path, config: Path | None, set_: Sequence[str], json_: bool
+    source: "Source",
+    out: Path,
+    translate: str | None,
+    config: Path | None,
+    set_: Sequence[str],
+    json_: bool,
 ) -> None:
     """Curate what any source gives, and print what came of it."""
     from medfinder.config import load_config
     from medfinder.curate.curate import CurateConfig, curate
 
     settings = load_config(CurateConfig, config, set_, section="curate")
+    translator = _translator(translate) if translate else None
     with progress("Reading volumes") as advance:
-        made = curate(source, out, settings, advance)
+        made = curate(source, out, settings, advance, translator)
     if json_:
         emit(
             {
@@ -303,12 +323,33 @@ def _run(
                 "studies": made.n_studies,
                 "rejections": made.n_rejections,
                 "by_rule": made.by_rule,
+                "doubts_by_rule": made.doubts_by_rule,
+                "splits": made.splits,
             }
         )
-    rules = ", ".join(f"{rule} {n}" for rule, n in made.by_rule.items())
     rejected = (
-        f", {made.n_rejections} rejected ({rules}): see {out / 'rejections.parquet'}"
+        f", {made.n_rejections} rejected ({_counts(made.by_rule)}): see {out / 'rejections.parquet'}"
         if made.n_rejections
         else ", none rejected"
     )
-    done(f"{made.n_studies} studies{rejected}", f"medfinder index {out} idx --encoder astra")
+    doubted = (
+        f". Doubts for an expert ({_counts(made.doubts_by_rule)}): medfinder review {out}"
+        if made.doubts_by_rule
+        else ""
+    )
+    done(
+        f"{made.n_studies} studies ({_counts(made.splits)}){rejected}{doubted}",
+        f"medfinder index {out} idx --encoder astra",
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _translator(name: str) -> "Translator":
+    if name == "marian":
+        import medfinder.model.marian  # noqa: F401  it registers itself
+    from medfinder.report.translate import translator
+
+    return translator(name)

@@ -23,6 +23,9 @@ WEIGHTS: Mapping[str, float] = {
     "label-missing": 0.1,
     "no-labels": 0.1,
     "not-listed": 0.3,
+    "ambiguous-report": 0.7,
+    "ids-disagree": 0.9,
+    "broken-sidecar": 0.1,
     "formula-cell": 0.3,
     "burned-in-risk": 0.9,
     "translation-placeholder": 0.7,
@@ -33,6 +36,7 @@ WEIGHTS: Mapping[str, float] = {
     "translation-residue": 0.5,
     "translation-length": 0.5,
     "translation-findings": 0.9,
+    "translation-missing": 0.6,
 }
 """How much a doubt matters, 0 to 1: what could make a wrong pair weighs most."""
 DEFAULT_WEIGHT = 0.5
@@ -125,6 +129,9 @@ def choose_series(series: Sequence[Choice]) -> tuple[Choice, dict[str, str]]:
     reasons = {}
     for other in series:
         if other is best:
+            continue
+        if not longest:
+            reasons[other.item] = f"Another row stands for this study: {best.item}."
             continue
         if other.depth_mm < 0.9 * longest:
             why = f"{best.depth_mm:.0f} mm of the body against {other.depth_mm:.0f}"

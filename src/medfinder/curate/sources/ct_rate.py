@@ -139,7 +139,8 @@ class CtRateSource:
             patient_id=match[1] if match else None,
             text=_report(cells),
             language="en",
-            labels=None if labels is None else _present(labels.cells),
+            # None of eighteen found is no list of labels that could be missing one.
+            labels=None if labels is None else _present(labels.cells) or None,
             sex=parse_sex(said.get("sex")),
             age=parse_age(said.get("age")),
             study_date=parse_date(said.get("study_date", "").removesuffix(".0")),
