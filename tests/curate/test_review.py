@@ -704,8 +704,17 @@ def test_candidates_of_a_strange_shape_are_told(folder: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"study_id": ["study-0"]}), folder / "translations.parquet")
-    with pytest.raises(Mismatch, match=r"translations.parquet lacks the columns problems, text"):
+    with pytest.raises(Mismatch, match=r"translations.parquet lacks the columns text"):
         ReviewQueue(folder)
+
+
+def test_without_problems_of_a_candidate_its_doubts_are_told(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {"study_id": ["study-0"], "text": ["English."]}
+    pq.write_table(pa.table(row), folder / "translations.parquet")
+    assert ReviewQueue(folder).view("Ana", "study-0").shown.problems == ("number", "unit")
 
 
 def test_problems_of_a_candidate_may_be_one_text(folder: Path) -> None:

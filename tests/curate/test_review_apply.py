@@ -1,12 +1,15 @@
 """A review applied: a new dataset, its decisions in it, the one under review as it was."""
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from medfinder.artifact import manifest_hash, read_manifest
+from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.review import Decision, ReviewQueue
 from medfinder.curate.review_apply import apply_review
+from medfinder.curate.sources.bimcv_r import BimcvRSource
 from medfinder.errors import InputError, Mismatch
 from medfinder.records import Doubt, Rejection
 from medfinder.studies import read_doubts, read_rejections, read_studies
@@ -151,6 +154,33 @@ def test_a_log_that_was_tampered_with_is_not_applied(queue: ReviewQueue, tmp_pat
     connection.close()
     with pytest.raises(Mismatch, match="tampered with at event 1 "):
         apply_review(ReviewQueue(queue.folder), tmp_path / "out")
+
+
+def test_what_curation_doubts_is_reviewed_and_applied(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    spanish = "derrame pleural izquierdo de 3 cm . no se observa neumotorax ni adenopatias ."
+    rows = [
+        ("sub-S1", "ses-E1", spanish, "Something wrong with the data! #################"),
+        ("sub-S2", "ses-E2", spanish.replace("3", "4"), "Left pleural effusion of 9 cm . No pneumothorax or lymphadenopathy ."),
+    ]  # fmt: skip
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["PatientID", "ReportID", "Report", "Report_en", "Labels"])
+        writer.writerows([*row, "['pleural effusion']"] for row in rows)
+    curate(BimcvRSource(table), tmp_path / "studies", CurateConfig(workers=1))
+    queue = ReviewQueue(tmp_path / "studies")
+    rules = {i.study_id: {d.rule for d in i.doubts} for i in queue.items()}
+    (first,) = (i for i, found in rules.items() if "translation-placeholder" in found)
+    (second,) = (i for i, found in rules.items() if "translation-number" in found)
+    assert queue.view("Ana", second).shown.is_candidate
+    decide(queue, first, Decision("reject", reason="No translation."))
+    mended = "Left pleural effusion of 4 cm. No pneumothorax or lymphadenopathy."
+    decide(queue, second, Decision("edit", mended))
+    apply_review(queue, tmp_path / "reviewed")
+    (study,) = read_studies(tmp_path / "reviewed" / "studies.parquet")
+    assert (study.study_id, study.translation) == (second, mended)
+    found = read_rejections(tmp_path / "reviewed" / "rejections.parquet")
+    assert (first, "rejected-by-review") in [(r.item, r.rule) for r in found]
 
 
 def test_rows_keep_their_order_over_many_batches(tmp_path: Path) -> None:

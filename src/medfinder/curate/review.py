@@ -40,7 +40,8 @@ MAX_TEXT = 50_000
 MAX_REASON = 2_000
 MAX_NAME = 80
 MAX_LABELS = 100
-_PLACEHOLDER = "translation-placeholder"
+_OF_TRANSLATION = "translation-"
+_PLACEHOLDER = f"{_OF_TRANSLATION}placeholder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class Shown:
         english: The English of a report in another language: the translation, or the candidate
             that failed its checks; None where there is neither, or the report is English.
         is_candidate: Whether `english` failed its checks.
-        problems: What the checks said of the candidate.
+        problems: What the checks said of the candidate; where its table does not tell, the
+            doubts about the translation.
         labels: The source's labels; where it gives none, the findings that the text affirms.
         hash: 16 hex digits that change when text, English, labels or the kinds of doubt do.
     """
@@ -214,8 +216,9 @@ class ReviewQueue:
         folder: What ``medfinder curate`` wrote, finished.
         readers: Independent decisions a study needs, 1 or 2; None for what the log says, else
             `READERS`. Another number than the log's is written to it, before the first decision.
-        candidates: Parquet table of English that failed its checks: study_id, text, problems;
-            None for ``FOLDER/translations.parquet`` where it is.
+        candidates: Parquet table of English that failed its checks: study_id, text and, where it
+            has the column, problems, a text or a list; None for ``FOLDER/translations.parquet``
+            where it is.
         lease_s: Seconds for which a study is held for the reader who opened it.
         now: Seconds since 1970; a test may turn the clock.
 
@@ -603,6 +606,13 @@ class ReviewQueue:
         elif english is None and study_id in self._candidates:
             english, problems = self._candidates[study_id]
             is_candidate = english is not None
+            if not problems:
+                told = dict.fromkeys(d.rule for d in self._items[study_id].doubts)
+                problems = tuple(
+                    rule.removeprefix(_OF_TRANSLATION)
+                    for rule in told
+                    if rule.startswith(_OF_TRANSLATION)
+                )
         labels = study.labels or tuple(
             dict.fromkeys(f.name for f in study.findings if f.status == "present")
         )
@@ -891,15 +901,20 @@ def _candidates(
     if not path.is_file():
         return {}
     found = {}
-    for row in _read(path, ("study_id", "text", "problems")).to_pylist():
+    for row in _read(path, ("study_id", "text"), optional=("problems",)).to_pylist():
         if row["study_id"] in wanted:
-            problems = row["problems"] or ()
+            problems = row.get("problems") or ()
             told = (problems,) if isinstance(problems, str) else tuple(map(str, problems))
             found[row["study_id"]] = (cast("str | None", row["text"] or None), told)
     return found
 
 
-def _read(path: Path, columns: Sequence[str], ids: Sequence[str] | None = None) -> Any:
+def _read(
+    path: Path,
+    columns: Sequence[str],
+    ids: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
+) -> Any:
     """Read columns of a Parquet table, only the rows with these study_ids where given.
 
     Raises:
@@ -914,7 +929,8 @@ def _read(path: Path, columns: Sequence[str], ids: Sequence[str] | None = None) 
         missing = sorted(set(columns) - set(present))
         if not missing:
             only = None if ids is None else pc.field("study_id").isin(pa.array(ids, pa.string()))
-            return pq.read_table(path, columns=list(columns), filters=only)
+            wanted = [*columns, *(name for name in optional if name in present)]
+            return pq.read_table(path, columns=wanted, filters=only)
     except (pa.ArrowInvalid, OSError):
         raise Mismatch(
             f"{path.name} cannot be read: expected the Parquet table that 'medfinder curate' "
