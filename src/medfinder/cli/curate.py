@@ -1,6 +1,6 @@
 """``medfinder curate``: raw CTs and reports → studies and rejections."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
