@@ -77,7 +77,8 @@ class Marian:
         self._end, self._pad = int(config.eos_token_id), int(config.pad_token_id)
         self._batch = batch
         places = int(getattr(config, "max_position_embeddings", 512))
-        self._max_tokens = max(4, min(max_tokens, places - 2))
+        # The English may have twice as many pieces, and there are places for no more.
+        self._max_tokens = max(4, min(max_tokens, places // 2 - 6))
         digest = hashlib.sha256()
         for name in FILES:
             digest.update((folder / name).read_bytes())
@@ -136,9 +137,13 @@ class Marian:
                 input_ids=ids,
                 attention_mask=mask,
                 do_sample=False,
-                max_new_tokens=min(self._max_tokens, 2 * longest + 8),
+                max_new_tokens=_most(longest),
             )
-        return [self._text(row) for row in made.tolist()]
+        # Each sentence ends where it would alone, whatever longer ones are beside it.
+        return [
+            self._text(out[: _most(len(row))])
+            for row, out in zip(rows, made.tolist(), strict=True)
+        ]
 
     def _text(self, row: Sequence[int]) -> str:
         special = {self._end, self._pad, self._unknown}
@@ -147,6 +152,11 @@ class Marian:
 
 
 translators.register("marian")(Marian)
+
+
+def _most(n_pieces: int) -> int:
+    """Return the most pieces that a sentence's English may have."""
+    return 2 * n_pieces + 8
 
 
 def _fingerprint(network: Any) -> bytes:
