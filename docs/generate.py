@@ -6,7 +6,9 @@ Run: python docs/generate.py
 import inspect
 import json
 import math
+import tomllib
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,26 @@ def cli_page() -> str:
                 text = f"`{default}`"
             lines.append(f"| `{shown}` | {text} | {getattr(parameter, 'help', '') or ''} |")
     return "\n".join(lines) + "\n"
+
+
+def rejections_page() -> str:
+    """Return the page of rejections with its tables of rules made anew."""
+    from medfinder.curate.rules import DEFAULT_WEIGHT, WEIGHTS
+
+    path = files("medfinder.curate").joinpath("meanings.toml")
+    meanings = tomllib.loads(path.read_text(encoding="utf-8"))
+    lines = []
+    for group, rules in meanings["rejection"].items():
+        lines += ["", f"## Rejected: {group}", "", "| rule | what it means |", "|---|---|"]
+        lines += [f"| `{rule}` | {meaning} |" for rule, meaning in rules.items()]
+    lines += ["", "## Doubts", "", "| rule | weight | what it means |", "|---|---|---|"]
+    weights = {rule: WEIGHTS.get(rule, DEFAULT_WEIGHT) for rule in meanings["doubt"]}
+    for rule in sorted(weights, key=lambda rule: (-weights[rule], rule)):
+        lines.append(f"| `{rule}` | {weights[rule]} | {meanings['doubt'][rule]} |")
+    head, rest = (PAGES / "rejections.md").read_text(encoding="utf-8").split("<!-- rules:", 1)
+    mark, rest = rest.split("-->", 1)
+    tail = rest.split("<!-- /rules -->", 1)[1]
+    return f"{head}<!-- rules:{mark}-->\n" + "\n".join(lines) + f"\n\n<!-- /rules -->{tail}"
 
 
 def benchmarks_page() -> str:
@@ -526,7 +548,8 @@ def _grid(named: dict[str, Any], columns: dict[str, tuple[str, str, str]]) -> li
 
 def main() -> None:
     """Write the pages."""
-    for name, page in (("cli", cli_page), ("benchmarks", benchmarks_page)):
+    pages = {"cli": cli_page, "benchmarks": benchmarks_page, "rejections": rejections_page}
+    for name, page in pages.items():
         (PAGES / f"{name}.md").write_text(page(), encoding="utf-8")
 
 

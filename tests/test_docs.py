@@ -42,7 +42,7 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("name", ["cli", "benchmarks"])
+@pytest.mark.parametrize("name", ["cli", "benchmarks", "rejections"])
 def test_a_generated_page_is_current(name: str) -> None:
     code = f"import generate; print(generate.{name}_page(), end='')"
     done = subprocess.run(

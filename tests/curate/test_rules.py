@@ -1,3 +1,6 @@
+import tomllib
+from importlib import resources
+
 import pytest
 
 from medfinder.curate import rules
@@ -86,5 +89,7 @@ def test_of_equal_series_the_first_by_name_represents_the_study() -> None:
     assert best.item == "a"
 
 
-def test_every_weight_is_a_share() -> None:
+def test_every_doubt_has_a_weight_and_a_meaning() -> None:
+    text = resources.files("medfinder.curate").joinpath("meanings.toml").read_text(encoding="utf-8")
+    assert set(rules.WEIGHTS) == set(tomllib.loads(text)["doubt"])
     assert all(0 < weight <= 1 for weight in rules.WEIGHTS.values())
