@@ -461,3 +461,49 @@ def test_a_multiframe_ct_keeps_its_geometry(tmp_path: Path) -> None:
     clean([tmp_path / "raw" / "one.dcm"], tmp_path / "out")
     assert holds(tmp_path / "out", CANARY) == []
     assert read_volume(tmp_path / "out").content_hash == before.content_hash
+
+
+def test_a_series_is_not_written_over_its_own_files(tmp_path: Path) -> None:
+    files = series(tmp_path / "raw")
+    with pytest.raises(InputError, match="cannot be written over its own files"):
+        clean(files, tmp_path / "raw")
+    assert all(path.exists() for path in files)
+
+
+def test_a_file_without_preamble_and_ids_is_cleaned(tmp_path: Path) -> None:
+    files = series(tmp_path / "raw", transfer_syntax="implicit")
+    before = read_volume(tmp_path / "raw")
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        del dataset.SOPInstanceUID
+        dataset.PatientName = NAME
+        del dataset.file_meta
+        dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    clean(files, tmp_path / "out")
+    assert holds(tmp_path / "out", "Zenobia", "NHC4711991") == []
+    uids = {pydicom.dcmread(p).SOPInstanceUID for p in (tmp_path / "out").iterdir()}
+    assert len(uids) == len(files)
+    assert read_volume(tmp_path / "out").content_hash == before.content_hash
+
+
+def test_a_descriptor_loses_the_patient_and_keeps_the_protocol(tmp_path: Path) -> None:
+    files = series(tmp_path / "raw")[:1]
+
+    def describe(dataset: Dataset) -> None:
+        dataset.PatientName = "Blanco^Rosa"
+        dataset.StudyDescription = "TC TORAX SIN CONTRASTE Rosa Blanco 12/03/2020 Hosp. La Fe"
+
+    change(files, describe)
+    clean(files, tmp_path / "out")
+    dataset = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert dataset.StudyDescription == "TC TORAX SIN CONTRASTE"
+
+
+def test_a_code_that_dicom_does_not_know_goes_and_the_others_keep_their_places(
+    tmp_path: Path,
+) -> None:
+    files = series(tmp_path / "raw")[:1]
+    values = [CANARY.upper(), "PRIMARY", "AXIAL", "ZENOBIA"]
+    change(files, lambda ds: setattr(ds, "ImageType", values))
+    clean(files, tmp_path / "out")
+    assert pydicom.dcmread(tmp_path / "out" / "0001.dcm").ImageType == ["OTHER", "PRIMARY", "AXIAL"]

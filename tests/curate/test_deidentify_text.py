@@ -171,7 +171,7 @@ def test_real_reports_lose_dates_and_the_one_name_that_is_in_them(shared_data: P
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("tuned", 1.0), ("held_out", 1.0), ("unseen", 0.98)]
+    ("name", "least"), [("tuned", 1.0), ("held_out", 1.0), ("unseen", 0.99)]
 )  # fmt: skip
 def test_planted_identities_are_found(name: str, least: float) -> None:
     templates, values = {

@@ -130,7 +130,8 @@ def deidentify_series(
 
     Raises:
         InputError: Rule ``nothing-found`` without files, ``not-ct`` for anything that is no CT
-            image: secondary captures, structured reports, encapsulated documents.
+            image: secondary captures, structured reports, encapsulated documents; no rule of its
+            own where `out` holds the files themselves.
         UnreadableVolume: Rule ``corrupt`` for a broken file, ``unsupported-pixels`` for a
             compression whose comments cannot be taken out.
 
@@ -142,6 +143,11 @@ def deidentify_series(
             "A series of no files cannot be de-identified: expected at least one. Check the folder.",
             rule="nothing-found",
         )
+    if any(out.resolve() in path.resolve().parents for path in files):
+        raise InputError(
+            "The de-identified series cannot be written over its own files: expected another folder "
+            "than theirs. Name a new one."
+        )
     aside = out.parent / f".{out.name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -150,6 +156,8 @@ def deidentify_series(
         for number, path in enumerate(files, 1):
             dataset = _read(path)
             _Cleaner(key, days, known_strings(dataset), counts).clean(dataset)
+            if not dataset.get("SOPInstanceUID"):
+                dataset.SOPInstanceUID = _new_uid(f"{study_id}/{out.name}/{number}", key)
             _sign(dataset, patient_id, study_id)
             _write(dataset, aside / f"{number:04d}.dcm", key)
         if out.exists():
@@ -312,6 +320,7 @@ _KERNEL = re.compile(
 _DESCRIPTOR_NUMBER = re.compile(r"\d{1,3}(?:[.,]\d{1,3})?(?:mm|cm|kv|ml|s|ph|x)?")
 _MODEL_NUMBER = re.compile(r"\d{1,4}\+?")
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+(?:[a-z]{1,2})?)?\+?")
+_PLACEHOLDER = re.compile(r"\[[A-Z]+\]")
 _AGE = re.compile(r"(\d{3})([DWMY])")
 _TEXT_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
 _KIND_OF_VR = {"PN": "name", "DA": "date", "DT": "date", "TM": "time", "AS": "age", "UI": "uid",
@@ -383,7 +392,10 @@ class _Cleaner:
     def _code(self, dataset: "Dataset", tag: tuple[int, int]) -> None:
         if (element := dataset.get(tag)) is not None:
             codes = _lists().codes
-            self._set(dataset, element, [v for v in _values(element.value) if str(v) in codes])
+            kept = [v if str(v) in codes else "OTHER" for v in _values(element.value)]
+            while kept and kept[-1] == "OTHER":  # a place inside a list counts, one at its end not
+                kept.pop()
+            self._set(dataset, element, kept)
 
     def _descriptor(self, dataset: "Dataset", tag: tuple[int, int]) -> None:
         if (element := dataset.get(tag)) is not None:
@@ -392,7 +404,7 @@ class _Cleaner:
     def _words(self, text: str) -> str:
         """Keep of a descriptor what a protocol is called, word by word."""
         words = _lists().descriptors
-        text = deidentify_text(text, known=self.known).text
+        text = _PLACEHOLDER.sub(" ", deidentify_text(text, known=self.known).text)
         return " ".join(
             word
             for word in _WORD.findall(text)

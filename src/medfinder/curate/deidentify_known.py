@@ -8,6 +8,7 @@ from medfinder.curate.deidentify_page import TOKEN, Page, Span, lists, plain
 from medfinder.report.tokens import fold
 
 _MAX_KNOWN = 64
+_MAX_CODE = 128  # DICOM's longest identifiers have 64 characters
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def search_terms(known: Iterable[str]) -> Known:
         words = TOKEN.findall(fold(plain(item)))
         compact = "".join(words)
         if any(char.isdigit() for char in compact):
-            if len(compact) >= 4:
+            if 4 <= len(compact) <= _MAX_CODE:
                 codes.add(compact)
             words = [word for word in words if word.isalpha()]
         parts = [word for word in words if word not in lists().particles]

@@ -35,8 +35,8 @@ class Page:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.folded = _PLACEHOLDER.sub(lambda m: "\0" * len(m[0]), text)
-        self.folded = fold(self.folded)
+        self._blanked = _PLACEHOLDER.sub(lambda m: "\0" * len(m[0]), text)
+        self.folded = fold(self._blanked)
         self.words: list[str] = []
         self.starts: list[int] = []
         self.ends: list[int] = []
@@ -48,7 +48,7 @@ class Page:
     @cached_property
     def _lines(self) -> tuple[list[int], list[bool]]:
         starts, mixed, at = [], [], 0
-        for line in self.text.split("\n"):
+        for line in self._blanked.split("\n"):
             starts.append(at)
             mixed.append(line != line.lower() and line != line.upper())
             at += len(line) + 1
