@@ -14,12 +14,10 @@ from medfinder.curate.deidentify import (
     MAX_SHIFT_DAYS,
     Removed,
     cap_age,
-    deidentify_facts,
     shift_date,
     shift_days,
     write_volume_copy,
 )
-from medfinder.curate.sources.source import Facts
 from medfinder.errors import InputError
 from medfinder.volume.nifti import read_nifti
 
@@ -58,38 +56,6 @@ def test_ages_above_89_are_one(age: int | None, told: int | None) -> None:
 def test_removed_adds_up_and_names_its_counts() -> None:
     total = Removed({"date": 2}) + Removed({"date": 1, "name": 3}) + Removed()
     assert total.to_dict() == {"removed_date": 3, "removed_name": 3}
-
-
-CANARIES = ("Xanthippe", "4711991", "ses-E99887766", "12/03/2020")
-
-
-def test_no_canary_of_a_sources_facts_is_left_in_its_words() -> None:
-    facts = Facts(
-        fallback_id="x",
-        raw_patient_id="4711991",
-        raw_study_id="ses-E99887766",
-        text="Paciente Xanthippe Ruiz, 4711991 (47-11-991), TC ses-E99887766 del 12/03/2020. Derrame.",
-        translation="Dr. Xanthippe, 12/03/2020. Effusion.",
-        labels=("pleural effusion", "Dr. Xanthippe"),
-        age=97,
-        study_date="2020-03-12",
-        language="es",
-    )
-    cleaned, removed = deidentify_facts(facts, "k")
-    written = repr((cleaned.text, cleaned.translation, cleaned.labels, cleaned.study_date))
-    for canary in (*CANARIES, "2020-03-12", "47-11"):
-        assert canary.lower() not in written.lower()
-    assert "Derrame." in cleaned.text
-    assert cleaned.labels is not None
-    assert cleaned.labels[0] == "pleural effusion"
-    assert (cleaned.age, cleaned.raw_patient_id) == (90, "4711991")
-    assert removed.counts["name"] == 2
-    assert removed.counts["age"] == removed.counts["shifted_date"] == 1
-
-
-def test_facts_without_anything_to_remove_are_the_same() -> None:
-    facts = Facts(fallback_id="x", text="Derrame pleural.", labels=("pleural effusion",))
-    assert deidentify_facts(facts, "k") == (facts, Removed())
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

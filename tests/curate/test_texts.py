@@ -82,6 +82,25 @@ def test_who_is_named_in_the_source_or_the_text_is_in_neither_language() -> None
     assert sum(read.removed.values()) >= 3
 
 
+def test_no_identity_of_the_source_is_left_in_any_words() -> None:
+    read = read_text(
+        Words(
+            "Paciente Xanthippe Ruiz, 4711991 (47-11-991), TC ses-E99887766 del 12/03/2020. Derrame.",
+            translation="Dr. Xanthippe, 12/03/2020. Effusion.",
+            labels=("pleural effusion", "Dr. Xanthippe"),
+            known=("4711991", "ses-E99887766"),
+        ),
+        CONFIG,
+    )
+    written = read.to_json().lower()
+    for canary in ("xanthippe", "4711991", "ses-e99887766", "12/03/2020", "47-11"):
+        assert canary not in written
+    assert read.report is not None
+    assert "Derrame." in read.report.text
+    assert read.labels[0] == "pleural effusion"
+    assert read.removed["name"] == 3
+
+
 def test_texts_are_left_alone_where_that_is_asked() -> None:
     text = LONG + " informado por dr. perez ruiz ."
     read = read_text(Words(text), TextConfig(deidentify=False))

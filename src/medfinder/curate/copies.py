@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-from medfinder.curate.deidentify import write_volume_copy
+from medfinder.curate.deidentify import Removed, write_volume_copy
 from medfinder.curate.deidentify_dicom import deidentify_series
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import VolumeRef, read_ref
@@ -46,8 +46,11 @@ class CopyJob:
         return self.folder / (self.study_id if is_series else f"{self.study_id}.nii.gz")
 
 
-def copy_volumes(jobs: Iterable[CopyJob], workers: int) -> None:
+def copy_volumes(jobs: Iterable[CopyJob], workers: int) -> Iterator[tuple[str, Removed]]:
     """Write every copy that is not there; each appears whole or not at all.
+
+    Yields:
+        study_id of each copy that was written, and what its headers lost.
 
     Args:
         workers: Processes, at least one.
@@ -57,13 +60,11 @@ def copy_volumes(jobs: Iterable[CopyJob], workers: int) -> None:
     """
     todo = (job for job in jobs if not job.target.exists())
     if workers == 1:
-        for job in todo:
-            _copy(job)
+        yield from map(_copy, todo)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for chunk in _chunks(todo, 4 * workers):
-            for _ in pool.map(_copy, chunk):
-                pass
+            yield from pool.map(_copy, chunk)
 
 
 def _chunks(jobs: Iterator[CopyJob], size: int) -> Iterator[list[CopyJob]]:
@@ -71,16 +72,16 @@ def _chunks(jobs: Iterator[CopyJob], size: int) -> Iterator[list[CopyJob]]:
         yield chunk
 
 
-def _copy(job: CopyJob) -> None:
+def _copy(job: CopyJob) -> tuple[str, Removed]:
     job.folder.mkdir(parents=True, exist_ok=True)
     if job.target.suffix == ".gz":
         write_volume_copy(read_ref(job.ref, job.check), job.target)
-        return
+        return job.study_id, Removed()
     files = list(job.ref.files)
     if not files:
         path = job.ref.path
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    deidentify_series(
+    removed = deidentify_series(
         files,
         job.target,
         patient_id=job.patient_id,
@@ -88,3 +89,4 @@ def _copy(job: CopyJob) -> None:
         key=job.key,
         days=job.days,
     )
+    return job.study_id, removed

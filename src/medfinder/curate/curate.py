@@ -374,7 +374,12 @@ class _Run:
         def items() -> Iterator[tuple[str, Words]]:
             for study_id, patient_id, n, facts_json, known in self.ledger.rows(query):
                 facts = facts_from_json(facts_json)
-                also = (facts.raw_patient_id, facts.raw_study_id)
+                numbers = (facts.patient_id, facts.study_id)  # a word for an id is no identity
+                also = (
+                    facts.raw_patient_id,
+                    facts.raw_study_id,
+                    *(x for x in numbers if x and sum(c.isdigit() for c in x) >= 4),
+                )
                 words = Words(
                     text=facts.text,
                     translation=facts.translation,
@@ -619,7 +624,13 @@ class _Run:
                 paths[study_id] = job.target
                 yield job
 
-        copy_volumes(jobs(), self.workers)
+        self.ledger.many(
+            "INSERT OR REPLACE INTO copied VALUES (?, ?)",
+            (
+                (study_id, json.dumps(dict(removed.counts)))
+                for study_id, removed in copy_volumes(jobs(), self.workers)
+            ),
+        )
         return paths
 
     def _studies(self, paths: Mapping[str, Path]) -> Iterator[Study]:
@@ -679,6 +690,9 @@ class _Run:
             removed.update(json.loads(kinds))
             n_reports += has_report
             n_translated += is_translated
+        headers = "SELECT removed FROM copied JOIN study USING (study_id)"
+        for (kinds,) in self.ledger.rows(headers) if self.config.copy != "none" else ():
+            removed.update(json.loads(kinds))
         crossing = leakage(self.ledger.rows("SELECT patient_id, text_key, split FROM study"))
         return Manifest(
             stage="curate",

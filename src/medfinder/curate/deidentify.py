@@ -8,13 +8,11 @@ patients and studies of `medfinder.curate.pseudonym`.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
 from medfinder.curate.deidentify_numbers import OLDEST_AGE
-from medfinder.curate.deidentify_text import deidentify_text
-from medfinder.curate.sources.source import Facts
 from medfinder.errors import InputError
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.volume import Volume
@@ -79,37 +77,6 @@ def shift_date(iso: str, days: int) -> str:
 def cap_age(age: int | None) -> int | None:
     """Return an age in years, with everything above 89 made 90."""
     return None if age is None else min(age, OLDEST_AGE + 1)
-
-
-def deidentify_facts(facts: Facts, key: str) -> tuple[Facts, Removed]:
-    """Clean the words, dates and ages of what a source says of a volume; its ids are left alone.
-
-    Args:
-        facts: With raw ids; these, and nothing else of it, name the patient to look for.
-        key: As in `shift_days`.
-    """
-    patient = facts.raw_patient_id or facts.patient_id or facts.fallback_id
-    ids = (facts.raw_patient_id, facts.raw_study_id, facts.patient_id, facts.study_id)
-    known = tuple(text for text in ids if text)
-    text = deidentify_text(facts.text, facts.language, known)
-    translation = deidentify_text(facts.translation, "en", known)
-    labels = facts.labels
-    if labels is not None:
-        labels = tuple(deidentify_text(label, None, known).text for label in labels)
-    removed = Removed(text.removed) + Removed(translation.removed)
-    moved = {"shifted_date": int(facts.study_date is not None)}
-    capped = {"age": int(facts.age is not None and facts.age > OLDEST_AGE)}
-    cleaned = replace(
-        facts,
-        text=text.text,
-        translation=translation.text,
-        labels=labels,
-        age=cap_age(facts.age),
-        study_date=shift_date(facts.study_date, shift_days(patient, key))
-        if facts.study_date
-        else None,
-    )
-    return cleaned, removed + Removed(moved) + Removed(capped)
 
 
 def write_volume_copy(volume: Volume, path: str | Path) -> None:

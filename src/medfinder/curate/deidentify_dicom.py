@@ -298,7 +298,7 @@ def _lists() -> _Lists:
 @cache
 def _profile() -> dict[tuple[int, ...], Callable[..., None]]:
     """Return the library's action for each attribute that our list keeps."""
-    from dicomanonymizer.simpledicomanonymizer import (  # type: ignore[import-untyped]
+    from dicomanonymizer.simpledicomanonymizer import (
         initialize_actions,
     )
 

@@ -2,8 +2,8 @@
 
 One SQLite file in the folder's ``private`` part, for its owner's eyes: it holds raw numbers and
 paths. What was read of each volume outlives the run, so a run that is killed goes on where it
-stopped and a second one reads only what is new; so does the split that each patient was dealt. The
-rest is worked out anew each time. Does not know what its rows mean.
+stopped and a second one reads only what is new; so do the split that each patient was dealt and
+what each copy's headers lost. The rest is worked out anew each time. Does not know what its rows mean.
 """
 
 import fcntl
@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS inspected (item TEXT PRIMARY KEY, mark TEXT, seen TEX
 CREATE TABLE IF NOT EXISTS dealt (
     config TEXT, patient TEXT, split TEXT, PRIMARY KEY (config, patient)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS copied (study_id TEXT PRIMARY KEY, removed TEXT) WITHOUT ROWID;
 DROP TABLE IF EXISTS name;
 DROP TABLE IF EXISTS found;
 DROP TABLE IF EXISTS candidate;

@@ -350,7 +350,7 @@ def _decode(raw: bytes) -> str:
 
 
 def _xlsx_records(path: Path) -> Iterator[list[str]]:
-    import openpyxl  # type: ignore[import-untyped]
+    import openpyxl
 
     try:
         with zipfile.ZipFile(path) as archive:

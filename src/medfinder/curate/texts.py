@@ -25,6 +25,7 @@ from medfinder.records import Finding, Language, Report
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.report.translation_checks import check_translation
+from medfinder.report.vocabulary import vocabulary
 
 _CHUNK = 64
 _ALONE = 4 * _CHUNK  # fewer texts are read before a pool has started
@@ -131,7 +132,10 @@ def read_text(words: Words, config: TextConfig) -> ReadText:
             removed[kind] = removed.get(kind, 0) + n
         return cleaned.text
 
-    labels = canonical_labels(words.labels or ())
+    labels = tuple(
+        name if name in vocabulary() else without_identity(name)
+        for name in canonical_labels(words.labels or ())
+    )
     if words.labels is not None and not labels:
         doubts.append(("no-labels", "The source's label table has no label for this study."))
     reason = rules.placeholder_report(words.text)

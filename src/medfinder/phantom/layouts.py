@@ -319,7 +319,7 @@ class Merlin:
     """Merlin: volumes in one folder beside a workbook of reports; patients are not told."""
 
     def __init__(self, root: Path, size: Size, windows: bool) -> None:
-        import openpyxl  # type: ignore[import-untyped]
+        import openpyxl
 
         root.mkdir(parents=True, exist_ok=True)
         self.path = root / "reports_final.xlsx"
@@ -333,7 +333,7 @@ class Merlin:
 
     def add(self, session: Session) -> None:
         """Write the session's row."""
-        from openpyxl.cell import WriteOnlyCell  # type: ignore[import-untyped]
+        from openpyxl.cell import WriteOnlyCell
 
         split = ("train",) * 7 + ("val", "test", "test")
         for _ in range(session.n_rows):
