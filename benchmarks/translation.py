@@ -305,8 +305,10 @@ def main() -> None:
                     seeds=[SEED],
                     notes="Phantom reports: our glossary and checks were written beside their wording "
                     "('phantom pairs' came later and from another hand), so real reports will do "
-                    "worse. The 76 sentences of tests/report passed at .868 before the glossary was "
-                    "mended with them. Detection needs no rule of the right name; 'named' does.",
+                    "worse: the 76 sentences of tests/report passed at .868 before the glossary was "
+                    "mended with them; of 16 further lines in BIMCV's style .625 passed before, and "
+                    "of the next 20 .85. False alarms on merged sentences were .055 of 200. "
+                    "Detection needs no rule of the right name; 'named' does.",
                 )
             )
 
