@@ -163,6 +163,8 @@ def sound(
 ) -> dict[str, Any]:
     """Count what became of the sessions in which nothing was planted."""
     touched = {line["study_id"] for line in planted if line["expect"] != "split"}
+    halves = {line["or_item"] for line in planted if "or_item" in line}
+    touched |= {told["study_id"] for told in truth if halves & set(told["files"])}
     clean = [told for told in truth if told["study_id"] not in touched]
     kept = [got.studies[t["study_id"]] for t in clean if t["study_id"] in got.studies]
     labels = {told["study_id"]: set(told["labels"]) for told in truth}
@@ -288,7 +290,7 @@ def judged(layout: str, n_patients: int, work: Path, workers: int) -> dict[str, 
     }
     shown = {k: v for k, v in figures.items() if k not in ("defects", "missed")}
     print("\n" + json.dumps(shown, indent=1))
-    print("\nMissed:", *found["missed"][:25], sep="\n  ")
+    print("\nMissed:", *(found["missed"] or ["nothing"]), sep="\n  ")
     return figures
 
 

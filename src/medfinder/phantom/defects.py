@@ -479,7 +479,11 @@ def _translation_of_another(plot: Plot) -> list[Planted] | None:
     if plot.donor is None or set(plot.donor.labels) == set(plot.session.labels):
         return None
     plot.session.translation = plot.donor.translation
-    return plot.doubted("translation-of-another", "translation-findings", also=_TRANSLATION)
+    name, also = "translation-of-another", ("shared-report", *_TRANSLATION)
+    return [
+        *plot.doubted(name, "translation-findings", also),
+        plot.planted(name, "cleaned", session=plot.donor, also=also),
+    ]
 
 
 @defect("same-source-other-translation", 0.019, _ONLY_R, donor="other")
@@ -489,6 +493,7 @@ def _other_translation(plot: Plot) -> list[Planted] | None:
     if donor is None:
         return None
     _copy_report(plot, donor)
+    also = ("shared-report", *_TRANSLATION)  # another wording may tell less
     for variant in range(1, 20):
         by_first_word = {s.about: s for s in word_pair(donor.case, donor.seed, variant)}
         told = [by_first_word.get(s.about, s) if s.about else s for s in donor.sentences]
@@ -497,14 +502,14 @@ def _other_translation(plot: Plot) -> list[Planted] | None:
             plot.session.translation = text
             name = "same-source-other-translation"
             return [
-                plot.planted(name, "doubt", name, session=session, also=("shared-report",))
+                plot.planted(name, "doubt", name, session=session, also=also)
                 for session in (plot.session, donor)
             ]
     # "There is" for "A ...": another wording of any report.
     plot.session.translation = f"Report: {donor.translation}"
     name = "same-source-other-translation"
     return [
-        plot.planted(name, "doubt", name, session=session, also=("shared-report",))
+        plot.planted(name, "doubt", name, session=session, also=also)
         for session in (plot.session, donor)
     ]
 

@@ -18,6 +18,7 @@ from medfinder.artifact import atomic_write
 from medfinder.volume.volume import Volume
 
 _DESCRIP, _PIXDIM, _QFORM = 148, 76, 252  # offsets in a NIfTI-1 header, in bytes
+_MAX_THICK_MM = 15.0
 _BODY_MATRIX = 128  # in-plane matrix from which spacing 1 x 1 x 1 mm cannot be a body's
 
 
@@ -61,13 +62,18 @@ def _shifted(volume: Volume) -> Volume:
 
 
 def _thick(volume: Volume) -> Volume:
-    """Average pairs of slices: the same scan, reconstructed twice as thick."""
-    n = volume.shape[0] // 2
-    pairs = volume.stored[: 2 * n].astype(np.int32).reshape(n, 2, *volume.shape[1:])
+    """Average pairs of slices: the same scan, reconstructed twice as thick.
+
+    Where that would put slices further apart than a CT's are, the pairs overlap: one slice fewer.
+    """
+    stored = volume.stored.astype(np.int32)
+    pairs = (stored[:-1] + stored[1:]) // 2
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, 0] / 2
-    affine[:3, 0] *= 2
-    return replace(volume, stored=(pairs.sum(1) // 2).astype(np.int16), affine=affine)
+    if volume.spacing_mm[0] <= _MAX_THICK_MM / 2:
+        pairs = pairs[::2]
+        affine[:3, 0] *= 2
+    return replace(volume, stored=pairs.astype(np.int16), affine=affine)
 
 
 def _sharp(volume: Volume) -> Volume:
