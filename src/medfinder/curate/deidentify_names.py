@@ -70,6 +70,7 @@ def name_run(page: Page, at: int, *, strong: bool) -> int | None:
     """
     table = lists()
     end: int | None = None
+    is_small = False  # begun in lower case among capitals: a sentence of its own writing
     taken = initials = bridges = 0
     for i in range(at, min(at + 9, len(page.words))):
         if i > at:
@@ -102,10 +103,11 @@ def name_run(page: Page, at: int, *, strong: bool) -> int | None:
         first = not taken
         if sort == "ordinary" or taken >= 5:
             break
-        if cased:
-            # a lower-case word after a title is a slip of the pen; further on it is prose
+        if first:
+            is_small = strong and cased and not capital
+        if cased and not (is_small and not capital):
             takes = capital and (strong or not first or sort != "both" or _has_surname(page, i))
-            takes = takes or (first and sort != "both" and (strong or sort == "name"))
+            takes = takes or (first and sort == "name")
         elif sort == "name":
             takes = True
         elif sort == "both":

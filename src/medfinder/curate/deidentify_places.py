@@ -146,9 +146,9 @@ def find_places(page: Page) -> Iterator[Span]:
     yield from _cities(page)
 
 
-def _is_place_word(page: Page, i: int, *, weak: bool) -> bool:
+def _is_place_word(page: Page, i: int, *, weak: bool, is_small: bool = False) -> bool:
     table, word = lists(), page.words[i]
-    cased = page.is_cased(i)
+    cased = page.is_cased(i) and not (is_small and not page.is_capital(i))
     if cased and not page.is_capital(i):
         return False
     if word in table.cities or word in table.institutions or page.sort(i) == "name":
@@ -162,6 +162,8 @@ def _is_place_word(page: Page, i: int, *, weak: bool) -> bool:
 
 def _facility_run(page: Page, at: int, weak: bool) -> int | None:
     end, bridges, taken = None, 0, 0
+    # "hospital san cipriano" among sentences with capitals: one written in another way
+    is_small = not weak and at < len(page.words) and not page.is_capital(at)
     for i in range(at, min(at + 9, len(page.words))):
         if i > at and page.gap(i) not in (" ", "-", "'", "’", ". ", "  "):
             break
@@ -175,8 +177,10 @@ def _facility_run(page: Page, at: int, weak: bool) -> int | None:
             continue
         if word in lists().titles:
             continue
-        stranger = not weak and not taken and not page.is_cased(i) and page.sort(i) == "unknown"
-        if not (_is_place_word(page, i, weak=weak) or (stranger and not bridges)):
+        cased = page.is_cased(i) and not (is_small and not page.is_capital(i))
+        stranger = not weak and taken < 2 and not cased and page.sort(i) == "unknown"
+        is_place = _is_place_word(page, i, weak=weak, is_small=is_small)
+        if not (is_place or (stranger and not bridges)):
             break
         end, bridges, taken = page.ends[i], 0, taken + 1
     return end
