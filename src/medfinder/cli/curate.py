@@ -26,6 +26,9 @@ _Translate = Annotated[
         help="Make English of Spanish reports: apertium, chat or marian. See translate.",
     ),
 ]
+_Card = Annotated[
+    bool, typer.Option("--card/--no-card", help="Write card.md and card.html: what the dataset holds.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 _Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 _Fhir = Annotated[
@@ -67,6 +70,7 @@ def folder(
     translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
+    card: _Card = True,
     json_: _Json = False,
 ) -> None:
     """Curate a folder of CTs, with or without reports.
@@ -80,7 +84,7 @@ def folder(
     from medfinder.curate.sources.folder import FolderSource
 
     source = _reported(FolderSource(root, reports, text), fhir, sr)
-    _run(source, out, translate, config, set_ or (), json_)
+    _run(source, out, translate, config, set_ or (), card, json_)
 
 
 def bimcv(
@@ -91,6 +95,7 @@ def bimcv(
     translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
+    card: _Card = True,
     json_: _Json = False,
 ) -> None:
     """Curate the raw BIMCV-COVID19 tree: CT out of CT, CR and DX, with its tables of labels.
@@ -102,7 +107,7 @@ def bimcv(
     """
     from medfinder.curate.sources.bimcv import BimcvSource
 
-    _run(BimcvSource(root), out, translate, config, set_ or (), json_)
+    _run(BimcvSource(root), out, translate, config, set_ or (), card, json_)
 
 
 def bimcv_r(
@@ -125,6 +130,7 @@ def bimcv_r(
     translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
+    card: _Card = True,
     json_: _Json = False,
 ) -> None:
     """Curate the published BIMCV-R: its table, with or without the volumes.
@@ -143,7 +149,7 @@ def bimcv_r(
             f"got {'both' if table_only else 'neither'}. Give one of them."
         )
     source = BimcvRSource(table, volumes, every_volume=every_volume, split=split)
-    _run(source, out, translate, config, set_ or (), json_)
+    _run(source, out, translate, config, set_ or (), card, json_)
 
 
 def ct_rate(
@@ -154,6 +160,7 @@ def ct_rate(
     translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
+    card: _Card = True,
     json_: _Json = False,
 ) -> None:
     """Curate CT-RATE: volumes, reports, the 18 labels and the scanner's metadata.
@@ -165,7 +172,7 @@ def ct_rate(
     """
     from medfinder.curate.sources.ct_rate import CtRateSource
 
-    _run(CtRateSource(root), out, translate, config, set_ or (), json_)
+    _run(CtRateSource(root), out, translate, config, set_ or (), card, json_)
 
 
 def merlin(
@@ -177,6 +184,7 @@ def merlin(
     translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
+    card: _Card = True,
     json_: _Json = False,
 ) -> None:
     """Curate Merlin: abdominal CTs, and their reports in a spreadsheet.
@@ -185,7 +193,7 @@ def merlin(
     """
     from medfinder.curate.sources.merlin import MerlinSource
 
-    _run(MerlinSource(root, reports), out, translate, config, set_ or (), json_)
+    _run(MerlinSource(root, reports), out, translate, config, set_ or (), card, json_)
 
 
 def dicomweb(
@@ -224,6 +232,7 @@ def dicomweb(
     translate: _Translate = None,
     config: _Config = None,
     set_: _Set = None,
+    card: _Card = True,
     json_: _Json = False,
 ) -> None:
     """Retrieve CT studies from a PACS and curate them, with the Structured Reports it has.
@@ -245,7 +254,7 @@ def dicomweb(
     download = download or out.with_name(f"{out.name}-pacs")
     pacs = DicomwebSource(url, download, query, reports, text)
     source = _reported(pacs, fhir, sr, pacs.accession)
-    _run(source, out, translate, config, set_ or (), json_)
+    _run(source, out, translate, config, set_ or (), card, json_)
 
 
 def _day(text: str | None) -> date | None:
@@ -306,6 +315,7 @@ def _run(
     translate: str | None,
     config: Path | None,
     set_: Sequence[str],
+    card: bool,
     json_: bool,
 ) -> None:
     """Curate what any source gives, and print what came of it."""
@@ -316,6 +326,10 @@ def _run(
     translator = _translator(translate) if translate else None
     with progress("Reading volumes") as advance:
         made = curate(source, out, settings, advance, translator)
+    if card:
+        from medfinder.curate.card import write_card
+
+        write_card(out)
     if json_:
         emit(
             {
@@ -333,7 +347,7 @@ def _run(
         else ", none rejected"
     )
     doubted = (
-        f". Doubts for an expert ({_counts(made.doubts_by_rule)}): medfinder review {out}"
+        f". Doubts for an expert ({_counts(made.doubts_by_rule)}): medfinder review status {out}"
         if made.doubts_by_rule
         else ""
     )
