@@ -7,6 +7,7 @@ own reading of findings is known to tell differently in the two languages is tol
 relative of the finding is enough.
 """
 
+import hashlib
 import re
 import tomllib
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
 from medfinder.records import Finding, Language
@@ -207,7 +208,7 @@ def _aligned(source: Sequence[_Part], target: Sequence[_Part]) -> _Pairs:
         return [((a,), (b,)) for a, b in zip(source, target, strict=True)]
     a, b = _prefix_lengths(source), _prefix_lengths(target)
     scale = b[-1] / max(1, a[-1])
-    numbers_a, numbers_b = [_numbers_in(p) for p in source], [_numbers_in(p) for p in target]
+    numbers_a, numbers_b = _prefix_numbers(source), _prefix_numbers(target)
     best: dict[tuple[int, int], tuple[float, tuple[int, int]]] = {(0, 0): (0.0, (0, 0))}
     for i in range(n + 1):
         centre = i * m // max(1, n)
@@ -227,7 +228,8 @@ def _aligned(source: Sequence[_Part], target: Sequence[_Part]) -> _Pairs:
                     new += 2.0 * (di != 1 or dj != 1)
                 else:  # a sentence that has no counterpart, whatever its length
                     new = cost + _ALONE
-                new += 3.0 * (_sum(numbers_a[i:to_i]) != _sum(numbers_b[j:to_j]))
+                told, retold = numbers_a[to_i] - numbers_a[i], numbers_b[to_j] - numbers_b[j]
+                new += 3.0 * (told != retold)
                 if (to_i, to_j) not in best or new < best[to_i, to_j][0]:
                     best[to_i, to_j] = (new, (i, j))
     if (n, m) not in best:
@@ -245,12 +247,15 @@ def _prefix_lengths(parts: Sequence[_Part]) -> list[int]:
     return [0, *accumulate(len(part.text) + 1 for part in parts)]
 
 
-def _sum(numbers: Sequence[Sequence[str]]) -> list[str]:
-    return sorted(chain.from_iterable(numbers))
+def _prefix_numbers(parts: Sequence[_Part]) -> list[int]:
+    """Return prefix sums of the numbers' hashes: two stretches hold the same numbers if these agree."""
+    return [0, *accumulate(sum(map(_hashed, _NUMBER.findall(part.text))) for part in parts)]
 
 
-def _numbers_in(part: _Part) -> list[str]:
-    return [n.replace(",", ".") for n in _NUMBER.findall(part.text)]
+@lru_cache(maxsize=4096)
+def _hashed(number: str) -> int:
+    digest = hashlib.blake2b(number.replace(",", ".").encode(), digest_size=12).digest()
+    return int.from_bytes(digest, "big")
 
 
 # --------------------------------------------------------------------------------- the text itself
