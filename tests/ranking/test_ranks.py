@@ -104,7 +104,7 @@ def test_cosines_that_differ_in_the_eighth_digit_are_told_apart() -> None:
 @pytest.mark.parametrize("length", [1 - 1e-7, 1.0, 1 + 1e-7, 1.009, 1.011, 3e-12, 40.0])
 def test_products_on_the_grid_are_exact(axis: int | None, length: float) -> None:
     vectors = length * unit(np.random.default_rng(0), 12, 70).astype(np.float64)
-    grid = module._on_grid(vectors, axis)
+    grid = module.on_grid(vectors, axis)
     whole = [[int(v) for v in row] for row in grid]
     assert (grid == whole).all()
     truth = [[sum(x * y for x, y in zip(a, b, strict=True)) for b in whole] for a in whole]

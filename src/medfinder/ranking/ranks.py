@@ -2,8 +2,10 @@
 
 Vectors are compared on a fixed-point grid, on which a float64 product makes no rounding error. So
 equal vectors tie wherever they lie, and neither the blocking nor the number of threads changes a
-rank. Which order tied items take is left open: `medfinder.ranking.measures` takes the expectation
-over all of them, so no score depends on how a gallery happens to be sorted.
+rank. A float32 product, whose error is bounded, settles almost every comparison; only what it
+cannot tell apart is multiplied out on the grid. Which order tied items take is left open:
+`medfinder.ranking.measures` takes the expectation over all of them, so no score depends on how a
+gallery happens to be sorted.
 """
 
 from collections.abc import Sequence
@@ -15,11 +17,38 @@ from numpy.typing import NDArray
 
 from medfinder.errors import InputError
 
-Relevant: TypeAlias = NDArray[Any] | Sequence[int] | Sequence[Sequence[int] | NDArray[Any]]
-"""Which gallery rows answer a query, for G rows and Q queries: (Q,) row numbers, one a query; or
-(Q, G) booleans or grades, as an array, where above 0 is relevant; or Q lists of row numbers."""
-
 _BLOCK = 1 << 23  # scores held at once: 64 MiB of float64
+_CHUNK = 1 << 18  # scores compared at once: 1 MiB of float32, which stays in a core's cache
+_WORTHWHILE = 1 << 20  # scores from which on a float32 product first saves time
+_FEW = 8  # relevant items up to which comparing a query's scores with each beats sorting them
+_SHARE = 32  # of a ranking: where more is unsettled, a float64 product is faster
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Which gallery rows answer each query and how well, as `Qrels.among` gives it.
+
+    Attributes:
+        starts: (Q + 1,) where each query's rows begin in `rows` and `grades`.
+        rows: (P,) gallery rows, no row twice in a query.
+        grades: (P,) above 0, higher is better.
+    """
+
+    starts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    grades: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+        return len(self.starts) - 1
+
+
+Relevant: TypeAlias = (
+    Relevance | NDArray[Any] | Sequence[int] | Sequence[Sequence[int] | NDArray[Any]]
+)
+"""Which gallery rows answer a query, for G rows and Q queries: (Q,) row numbers, one a query; or
+(Q, G) booleans or grades, as an array, where above 0 is relevant; or Q lists of row numbers; or a
+`Relevance`. What has no grade has grade 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,22 +56,48 @@ class Ranks:
     """Where the relevant items of each query stand in its ranking of the gallery.
 
     Attributes:
-        starts: (Q + 1,) where each query's relevant items begin in `better` and `tied`; 0, 1, ...,
-            Q with one relevant item a query.
-        better: (P,) gallery items that score above each relevant item, ascending in a query.
+        starts: (Q + 1,) where each query's relevant items begin in `better`, `tied` and `grades`;
+            0, 1, ..., Q with one relevant item a query.
+        better: (P,) gallery items that score above each relevant item, ascending in a query;
+            `n_gallery` where a ranking was cut off before the item.
         tied: (P,) other gallery items that score the same as it.
-        n_gallery: Items ranked.
+        grades: (P,) how relevant each is, above 0.
+        n_gallery: Items ranked: places from which on nothing counts as found.
+        is_whole: Every item of the gallery is ranked for every query; False where a ranking may
+            have been cut off.
     """
 
     starts: NDArray[np.int64]
     better: NDArray[np.int64]
     tied: NDArray[np.int64]
+    grades: NDArray[np.float64]
     n_gallery: int
+    is_whole: bool = True
 
     @property
     def n_queries(self) -> int:
         """Return the number of queries."""
         return len(self.starts) - 1
+
+    def at_least(self, grade: float) -> "Ranks":
+        """Return the same ranks with only items of at least this grade as relevant.
+
+        Raises:
+            InputError: Rule ``no-positive``: a query has no such item.
+        """
+        kept = self.grades >= grade
+        if kept.all():
+            return self
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        _refuse_bare(starts, f" of grade {grade:g} or more")
+        return Ranks(
+            starts,
+            self.better[kept],
+            self.tied[kept],
+            self.grades[kept],
+            self.n_gallery,
+            self.is_whole,
+        )
 
 
 def rank_vectors(
@@ -54,7 +109,8 @@ def rank_vectors(
 ) -> Ranks:
     """Rank the gallery for each query by inner product: the cosine, where vectors have length 1.
 
-    Memory is that of the gallery in float64 and of `block_size` rows of float64 scores.
+    Memory is that of the gallery in float64 and float32, and of `block_size` rows of scores; the
+    queries may be a memory map.
 
     Args:
         queries: (Q, dim), real numbers, each row rounded to 2**-25 (3e-8) of its length or finer.
@@ -65,24 +121,22 @@ def rank_vectors(
     Raises:
         InputError: Rules ``shape``, ``empty``, ``dim-mismatch``, ``not-finite``, ``zero-vector``,
             ``block-size``, and those of `relevant`: ``no-positive``, ``unknown-row``,
-            ``repeated-row``. The first row at fault is named.
+            ``repeated-row``, ``grade``. The first row at fault is named.
     """
-    _check_vectors("queries", queries)
-    _check_vectors("gallery", gallery)
-    if queries.shape[1] != gallery.shape[1]:
-        raise InputError(
-            f"Queries and gallery differ in dimension: {queries.shape[1]} and {gallery.shape[1]}; "
-            "embed both with one model.",
-            rule="dim-mismatch",
-        )
-    starts, rows = _pairs(relevant, len(queries), len(gallery))
-    columns = _on_grid(gallery, axis=None).T
-    found = []
-    for first, last in _blocks(len(queries), len(gallery), block_size):
-        scores = _on_grid(queries[first:last], axis=1) @ columns  # (block, G), whole numbers
-        found.append(_places(scores, starts[first : last + 1], rows))
-    better, tied = np.concatenate(found, axis=1)
-    return Ranks(starts, better, tied, len(gallery))
+    check_vectors("queries", queries)
+    check_vectors("gallery", gallery)
+    check_dimensions(queries, gallery)
+    relevance = _pairs(relevant, len(queries), len(gallery))
+    grid = on_grid(gallery, axis=None)
+    narrow = narrowed(grid) if len(queries) * len(gallery) >= _WORTHWHILE else None
+    places = np.empty((2, len(relevance.rows)), np.int64)
+    for first, last in blocks(len(queries), len(gallery), block_size):
+        starts = relevance.starts[first : last + 1]
+        rows = relevance.rows[starts[0] : starts[-1]]
+        block = on_grid(queries[first:last], axis=1)
+        found = _settle(block, grid, narrow, starts - starts[0], rows)
+        places[:, starts[0] : starts[-1]] = found
+    return _ranks(relevance, places, len(gallery))
 
 
 def rank_scores(
@@ -91,45 +145,158 @@ def rank_scores(
     """Rank the gallery for each query by scores that are already there; equal scores tie.
 
     Args:
-        scores: (Q, G), any real type, higher is better.
+        scores: (Q, G), any real type, higher is better; may be a memory map.
         relevant: See `Relevant`; None where query i is answered by column i alone.
         block_size: Queries looked at at once; None for 64 MiB of scores. Changes no result.
 
     Raises:
         InputError: As `rank_vectors`, but for ``dim-mismatch`` and ``zero-vector``.
     """
-    _check_table("scores", scores)
+    check_table("scores", scores)
     n_queries, n_gallery = scores.shape
-    starts, rows = _pairs(relevant, n_queries, n_gallery)
-    found = [
-        _places(scores[first:last], starts[first : last + 1], rows)
-        for first, last in _blocks(n_queries, n_gallery, block_size)
-    ]
-    better, tied = np.concatenate(found, axis=1)
-    return Ranks(starts, better, tied, n_gallery)
+    relevance = _pairs(relevant, n_queries, n_gallery)
+    places = np.empty((2, len(relevance.rows)), np.int64)
+    for first, last in blocks(n_queries, n_gallery, block_size):
+        starts = relevance.starts[first : last + 1]
+        rows = relevance.rows[starts[0] : starts[-1]]
+        found = _places(scores[first:last], starts - starts[0], rows)
+        places[:, starts[0] : starts[-1]] = found
+    return _ranks(relevance, places, n_gallery)
+
+
+def _ranks(relevance: Relevance, places: NDArray[np.int64], n_gallery: int) -> Ranks:
+    """Put each query's relevant items in order, the best first."""
+    better, tied = places
+    grades = relevance.grades
+    if len(better) > len(relevance):
+        query = np.repeat(np.arange(len(relevance)), np.diff(relevance.starts))
+        order = np.lexsort((-grades, better, query))
+        better, tied, grades = better[order], tied[order], grades[order]
+    return Ranks(relevance.starts, better, tied, grades, n_gallery)
 
 
 def _places(
     scores: NDArray[Any], starts: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return how many items stand above and beside each relevant one, (2, P), best first."""
-    rows = rows[starts[0] : starts[-1]]
-    own = scores[np.repeat(np.arange(len(scores)), np.diff(starts)), rows]
-    if len(rows) == len(scores):  # one each: counting is cheaper than sorting
-        above = np.count_nonzero(scores > own[:, None], axis=1)
-        level = np.count_nonzero(scores == own[:, None], axis=1) - 1
-        return np.stack([above, level])
+    """Return how many items stand above and beside each of `rows`, (2, P)."""
+    query = np.repeat(np.arange(len(scores)), np.diff(starts))
+    own = scores[query, rows]
     places = np.empty((2, len(rows)), np.int64)
-    starts = starts - starts[0]
+    if len(rows) == len(scores):  # one each: counting is cheaper than sorting
+        step = max(1, _CHUNK // scores.shape[1])
+        for first, last in blocks(len(scores), scores.shape[1], step):
+            lines, level = scores[first:last], own[first:last, None]
+            places[0, first:last] = np.count_nonzero(lines > level, axis=1)
+            places[1, first:last] = np.count_nonzero(lines == level, axis=1) - 1
+        return places
     for line, first, last in zip(scores, starts[:-1], starts[1:], strict=True):
-        ascending, mine = np.sort(line), np.sort(own[first:last])[::-1]
+        ascending, mine = np.sort(line), own[first:last]
         ends = np.searchsorted(ascending, mine, "right")
         places[0, first:last] = len(line) - ends
         places[1, first:last] = ends - np.searchsorted(ascending, mine, "left") - 1
     return places
 
 
-def _on_grid(vectors: NDArray[Any], axis: int | None) -> NDArray[np.float64]:
+def _settle(
+    queries: NDArray[np.float64],
+    gallery: NDArray[np.float64],
+    narrow: NDArray[np.float32] | None,
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return how many items stand above and beside each of `rows`, (2, P), for grid vectors.
+
+    Args:
+        queries: (B, dim) on the grid.
+        gallery: (G, dim) on the grid.
+        narrow: The gallery as `narrowed`; None to multiply everything on the grid.
+        starts: (B + 1,) where each query's relevant rows begin in `rows`.
+        rows: (P,).
+    """
+    n_each = np.diff(starts)
+    few = n_each <= _FEW if narrow is not None else np.zeros(len(queries), np.bool_)
+    places = np.empty((2, len(rows)), np.int64)
+    # Pairs of a query and a relevant row that float32 may settle.
+    pairs = np.flatnonzero(np.repeat(few, n_each))
+    if narrow is not None and len(pairs):
+        query = np.repeat(np.arange(len(queries)), n_each)[pairs]
+        settled, places[:, pairs] = _count(queries, gallery, narrow, query, rows[pairs])
+        few[query[~settled]] = False
+    many = np.flatnonzero(~few)
+    if len(many):
+        ends = np.concatenate([[0], np.cumsum(n_each[many])])
+        theirs = np.flatnonzero(np.repeat(~few, n_each))
+        places[:, theirs] = _places(queries[many] @ gallery.T, ends, rows[theirs])
+    return places
+
+
+def _count(
+    queries: NDArray[np.float64],
+    gallery: NDArray[np.float64],
+    narrow: NDArray[np.float32],
+    query: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return whether float32 could settle each pair, (P,), and how many stand above and beside it.
+
+    Args:
+        queries: (B, dim) on the grid.
+        gallery: (G, dim) on the grid.
+        narrow: The gallery as `narrowed`.
+        query: (P,) whose pair each is, ascending.
+        rows: (P,) the gallery row of each.
+    """
+    n_gallery = len(gallery)
+    scores = narrowed(queries) @ narrow.T
+    own = np.einsum("ij,ij->i", queries[query], gallery[rows])  # exact, as every sum on the grid
+    low, high = bounds(own, gallery.shape[1])
+    settled = np.ones(len(query), np.bool_)
+    places = np.zeros((2, len(query)), np.int64)
+    one_each = len(query) == len(queries)
+    for first, last in blocks(len(query), n_gallery, max(1, _CHUNK // n_gallery)):
+        lines = scores[first:last] if one_each else scores[query[first:last]]
+        above = lines > high[first:last, None]
+        unclear = (lines >= low[first:last, None]) != above
+        places[0, first:last] = np.count_nonzero(above, axis=1)
+        n_unclear = np.count_nonzero(unclear, axis=1)
+        # The item itself is among them.
+        for pair in first + np.flatnonzero(n_unclear > 1):
+            if n_unclear[pair - first] > max(_SHARE, n_gallery // _SHARE):
+                settled[pair] = False
+                continue
+            exact = gallery[np.flatnonzero(unclear[pair - first])] @ queries[query[pair]]
+            places[0, pair] += np.count_nonzero(exact > own[pair])
+            places[1, pair] = np.count_nonzero(exact == own[pair]) - 1
+    return settled, places
+
+
+def narrowed(grid: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return grid vectors in float32, of length at most 1.01."""
+    return np.asarray(np.ldexp(grid, -26), np.float32)
+
+
+def bounds(exact: NDArray[np.float64], dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return below and above which a float32 product surely is less, or more, than a grid product.
+
+    A sum of dim products of numbers rounded to float32, in any order, errs by at most
+    (dim + 2) u / (1 - (dim + 2) u) of the product of the lengths, u = 2**-24.
+
+    Args:
+        exact: Products on the grid.
+        dim: Of the vectors.
+
+    Source:
+        Higham, "Accuracy and Stability of Numerical Algorithms", 2nd edition, section 3.1.
+    """
+    share = min((dim + 8) * 2.0**-24, 0.5)
+    slack = 1.03 * share / (1 - share) if share < 0.5 else np.inf  # lengths are at most 1.01
+    middle = np.ldexp(exact, -52)
+    low = np.nextafter((middle - slack).astype(np.float32), np.float32(-np.inf))
+    high = np.nextafter((middle + slack).astype(np.float32), np.float32(np.inf))
+    return low, high
+
+
+def on_grid(vectors: NDArray[Any], axis: int | None) -> NDArray[np.float64]:
     """Scale rows by a power of two to lengths of at most 1.01 * 2**26, and round to whole numbers.
 
     Every partial sum of an inner product of two such rows is then a whole number below 2**53
@@ -138,16 +305,28 @@ def _on_grid(vectors: NDArray[Any], axis: int | None) -> NDArray[np.float64]:
     Args:
         axis: 1 to scale each row on its own, None for one scale for all.
     """
+    return grid_and_scale(vectors, axis)[0]
+
+
+def grid_and_scale(
+    vectors: NDArray[Any], axis: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return what `on_grid` does, and e for 2**e times a row of it to be the row given, (N or 1, 1)."""
     wide = np.array(vectors, np.float64, order="C")
-    _, exponent = np.frexp(np.abs(wide).max(axis=axis, keepdims=True))
-    np.ldexp(wide, -exponent, out=wide)  # entries of at most 1, whose squares cannot overflow
+    _, first = np.frexp(np.abs(wide).max(axis=axis, keepdims=True))
+    np.ldexp(wide, -first, out=wide)  # entries of at most 1, whose squares cannot overflow
     longest = np.linalg.norm(wide, axis=1, keepdims=True).max(axis=axis, keepdims=True)
-    _, exponent = np.frexp(longest / 1.01)  # so that rounding cannot push a unit vector over
-    np.ldexp(wide, 26 - exponent, out=wide)
-    return np.rint(wide, out=wide)
+    _, second = np.frexp(longest / 1.01)  # so that rounding cannot push a unit vector over
+    np.ldexp(wide, 26 - second, out=wide)
+    return np.rint(wide, out=wide), first.astype(np.int64) + second - 26
 
 
-def _blocks(n: int, width: int, block_size: int | None) -> list[tuple[int, int]]:
+def blocks(n: int, width: int, block_size: int | None = None) -> list[tuple[int, int]]:
+    """Cut n rows of `width` scores into spans of at most `block_size`; None for 64 MiB of float64.
+
+    Raises:
+        InputError: Rule ``block-size``.
+    """
     if block_size is None:
         block_size = max(1, _BLOCK // width)
     if block_size < 1:
@@ -155,10 +334,8 @@ def _blocks(n: int, width: int, block_size: int | None) -> list[tuple[int, int]]
     return [(first, min(first + block_size, n)) for first in range(0, n, block_size)]
 
 
-def _pairs(
-    relevant: Relevant | None, n_queries: int, n_gallery: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each query's relevant rows start, (Q + 1,), and the rows, (P,)."""
+def _pairs(relevant: Relevant | None, n_queries: int, n_gallery: int) -> Relevance:
+    """Return what `relevant` says, checked."""
     if relevant is None:
         if n_queries != n_gallery:
             raise InputError(
@@ -171,42 +348,65 @@ def _pairs(
         raise InputError(
             f"`relevant` speaks of {len(relevant)} queries, there are {n_queries}.", rule="shape"
         )
-    if isinstance(relevant, np.ndarray) and relevant.ndim == 2:
-        starts, rows = _from_table(relevant, n_gallery)
+    if isinstance(relevant, Relevance):
+        relevance = relevant
+    elif isinstance(relevant, np.ndarray) and relevant.ndim == 2:
+        relevance = _from_table(relevant, n_gallery)
     else:
-        starts, rows = _from_lists(relevant)
-    bare = np.flatnonzero(np.diff(starts) == 0)
-    if len(bare):
-        raise InputError(
-            f"Query {bare[0]} has no relevant item, as have {len(bare)} in all; no measure is "
-            "defined for it: leave such queries out and say so.",
-            rule="no-positive",
-        )
+        relevance = _from_lists(relevant)
+    starts, rows, grades = relevance.starts, relevance.rows, relevance.grades
+    _refuse_bare(starts)
+    query = np.repeat(np.arange(n_queries), np.diff(starts))
     outside = np.flatnonzero((rows < 0) | (rows >= n_gallery))
     if len(outside):
-        query = np.searchsorted(starts, outside[0], "right") - 1
         raise InputError(
-            f"Query {query} names gallery row {rows[outside[0]]}; rows go from 0 to "
+            f"Query {query[outside[0]]} names gallery row {rows[outside[0]]}; rows go from 0 to "
             f"{n_gallery - 1}.",
             rule="unknown-row",
         )
-    return starts, rows
+    bad = np.flatnonzero(~((grades > 0) & np.isfinite(grades)))
+    if len(bad):
+        raise InputError(
+            f"Query {query[bad[0]]} has a relevant row of grade {grades[bad[0]]:g}; a grade is a "
+            "finite number above 0.",
+            rule="grade",
+        )
+    if len(rows) > n_queries:
+        keys = np.sort(query * n_gallery + rows)
+        twice = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(twice):
+            raise InputError(
+                f"Query {keys[twice[0]] // n_gallery} names a relevant row twice.",
+                rule="repeated-row",
+            )
+    return relevance
 
 
-def _from_table(table: NDArray[Any], n_gallery: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _refuse_bare(starts: NDArray[np.int64], which: str = "") -> None:
+    bare = np.flatnonzero(np.diff(starts) == 0)
+    if len(bare):
+        raise InputError(
+            f"Query {bare[0]} has no relevant item{which}, as have {len(bare)} in all; no measure "
+            "is defined for it: leave such queries out and say so.",
+            rule="no-positive",
+        )
+
+
+def _from_table(table: NDArray[Any], n_gallery: int) -> Relevance:
     if table.shape[1] != n_gallery:
         raise InputError(
             f"`relevant` has {table.shape[1]} columns, the gallery {n_gallery} items.", rule="shape"
         )
-    _check_table("relevant", table)
+    check_table("relevant", table)
     query, rows = np.nonzero(table > 0)
-    starts = np.searchsorted(query, np.arange(len(table) + 1))
-    return starts.astype(np.int64), rows.astype(np.int64)
+    starts = np.searchsorted(query, np.arange(len(table) + 1)).astype(np.int64)
+    return Relevance(starts, rows.astype(np.int64), table[query, rows].astype(np.float64))
 
 
-def _from_lists(relevant: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _from_lists(relevant: Any) -> Relevance:
     if isinstance(relevant, np.ndarray) and relevant.ndim == 1 and relevant.dtype.kind in "iu":
-        return np.arange(len(relevant) + 1), relevant.astype(np.int64)
+        rows = relevant.astype(np.int64)
+        return Relevance(np.arange(len(rows) + 1), rows, np.ones(len(rows)))
     lists = [np.atleast_1d(np.asarray(rows)) for rows in relevant]
     for i, rows in enumerate(lists):
         if rows.ndim != 1 or (len(rows) and not np.issubdtype(rows.dtype, np.integer)):
@@ -215,14 +415,36 @@ def _from_lists(relevant: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
                 f"{rows.shape}; a table of booleans or grades must be a 2-D array.",
                 rule="shape",
             )
-        if len(np.unique(rows)) < len(rows):
-            raise InputError(f"Query {i} names a relevant row twice.", rule="repeated-row")
     starts = np.cumsum([0, *(len(rows) for rows in lists)], dtype=np.int64)
-    return starts, np.concatenate([*lists, np.empty(0, np.int64)]).astype(np.int64)
+    flat = np.concatenate([*lists, np.empty(0, np.int64)]).astype(np.int64)
+    return Relevance(starts, flat, np.ones(len(flat)))
 
 
-def _check_vectors(name: str, vectors: NDArray[Any]) -> None:
-    _check_table(name, vectors)
+def check_dimensions(queries: NDArray[Any], gallery: NDArray[Any]) -> None:
+    """Refuse vectors of two dimensions.
+
+    Raises:
+        InputError: Rule ``dim-mismatch``.
+    """
+    if queries.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"Queries and gallery differ in dimension: {queries.shape[1]} and {gallery.shape[1]}; "
+            "embed both with one model.",
+            rule="dim-mismatch",
+        )
+
+
+def check_vectors(name: str, vectors: NDArray[Any]) -> None:
+    """Refuse what no direction can be read from; the first row at fault is named.
+
+    Args:
+        name: What they are, in the plural, for the message.
+        vectors: (N, dim).
+
+    Raises:
+        InputError: Rules ``shape``, ``empty``, ``not-finite``, ``zero-vector``.
+    """
+    check_table(name, vectors)
     zero = np.flatnonzero(~vectors.any(axis=1))
     if len(zero):
         raise InputError(
@@ -232,7 +454,12 @@ def _check_vectors(name: str, vectors: NDArray[Any]) -> None:
         )
 
 
-def _check_table(name: str, table: NDArray[Any]) -> None:
+def check_table(name: str, table: NDArray[Any]) -> None:
+    """Refuse what is no table of finite numbers; the first row at fault is named.
+
+    Raises:
+        InputError: Rules ``shape``, ``empty``, ``not-finite``.
+    """
     if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind not in "fiub":
         got = getattr(table, "shape", type(table).__name__)
         raise InputError(
@@ -243,7 +470,7 @@ def _check_table(name: str, table: NDArray[Any]) -> None:
             f"The {name} are empty, of shape {table.shape}; a measure over nothing is undefined.",
             rule="empty",
         )
-    for first, last in _blocks(len(table), table.shape[1], None):
+    for first, last in blocks(len(table), table.shape[1], None):
         bad = np.argwhere(~np.isfinite(table[first:last]))
         if len(bad):
             row, column = bad[0]
