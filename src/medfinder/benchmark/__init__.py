@@ -1,0 +1,1 @@
+"""Vectors of volumes and texts, and what their reports say → numbers that can be compared."""
