@@ -20,6 +20,7 @@ from medfinder.phantom.pairs import DENIALS, FILLERS, MIN_WORDS, NORMAL, english
 from medfinder.phantom.treatments import TREATMENTS
 from medfinder.phantom.wording import plain
 from medfinder.report.findings import extract_findings
+from medfinder.report.language import detect_language
 from medfinder.report.vocabulary import vocabulary
 from medfinder.volume.read import read_volume
 
@@ -355,6 +356,23 @@ def test_tables_alone_are_those_of_the_archive_without_what_needs_volumes(tmp_pa
         )
     tables = [tmp_path / name / "bimcv_r" / "meta" / "BIMCV-R.csv" for name in "ab"]
     assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def test_an_archive_can_be_of_english_reports(tmp_path: Path) -> None:
+    root = write_archive(tmp_path, 70, layout="bimcv_r", volumes=False, language="en")
+    texts = [t["text"] for t in lines(tmp_path / "truth.jsonl") if not t["defect"]]
+    assert all(detect_language(text) == "en" for text in texts)
+    assert "language-mismatch" not in (tmp_path / "planted.jsonl").read_text()
+    assert table(root / "meta" / "BIMCV-R.csv", encoding="utf-8")
+
+
+def test_tables_can_be_as_a_spreadsheet_saves_them(tmp_path: Path) -> None:
+    for name, windows in (("a", False), ("b", True)):
+        write_archive(tmp_path / name, 20, layout="ct_rate", volumes=False, windows=windows)
+    for path in (tmp_path / "a" / "ct_rate").rglob("*.csv"):
+        other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert b"\r\n" in other.read_bytes()
+        assert table(other, encoding="cp1252") == table(path)
 
 
 def test_an_archive_of_other_settings_is_refused(tmp_path: Path) -> None:

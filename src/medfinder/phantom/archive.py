@@ -58,7 +58,7 @@ def write_archive(
         size: Of the volumes (D, H, W), in voxels; below 24 the spacing is no CT's any more.
         rates: How often each defect is planted.
         language: Of the reports; Spanish for BIMCV and English elsewhere where None.
-        volumes: False writes the tables alone, as if the volumes were elsewhere.
+        volumes: False leaves them out, as if they were elsewhere: tables and sidecars alone.
         windows: Tables in cp1252 with CRLF, as a spreadsheet saves them.
         workers: Processes, 0 for one a core.
         progress: Called with (done, all) after each volume.
@@ -83,6 +83,8 @@ def write_archive(
     rates = rates or Rates()
     language = language or ("es" if layout in ("bimcv", "bimcv_r") else "en")
     shares = rates.of(layout, volumes)
+    if language != "es":
+        shares.pop("language-mismatch", None)  # it would wait for ever
     folder, root = Path(folder), Path(folder) / layout
     settings = {
         "archive": layout,
@@ -166,7 +168,7 @@ class Planter:
                 session.defect = name
                 yield from lines
                 return
-        # A session whose patient was told with "../" would be listed under another name.
+        # What has several volumes gives nothing to others: which of them stays is open.
         n_scans = len(session.scans)
         if self.has_volumes:
             yield from put_beside(self._plot("beside", session, None), self.rates.beside)
