@@ -8,6 +8,8 @@ import pytest
 
 from medfinder.errors import InputError
 from medfinder.ranking import ranks as module
+from medfinder.ranking import tables
+from medfinder.ranking.grid import on_grid
 from medfinder.ranking.ranks import Ranks, rank_scores, rank_vectors
 from reference import measures as reference
 
@@ -104,7 +106,7 @@ def test_cosines_that_differ_in_the_eighth_digit_are_told_apart() -> None:
 @pytest.mark.parametrize("length", [1 - 1e-7, 1.0, 1 + 1e-7, 1.009, 1.011, 3e-12, 40.0])
 def test_products_on_the_grid_are_exact(axis: int | None, length: float) -> None:
     vectors = length * unit(np.random.default_rng(0), 12, 70).astype(np.float64)
-    grid = module.on_grid(vectors, axis)
+    grid = on_grid(vectors, axis)
     whole = [[int(v) for v in row] for row in grid]
     assert (grid == whole).all()
     truth = [[sum(x * y for x, y in zip(a, b, strict=True)) for b in whole] for a in whole]
@@ -140,7 +142,7 @@ def test_the_default_block_holds_a_bounded_number_of_scores(
 ) -> None:
     seen = []
     places = module._places
-    monkeypatch.setattr(module, "_BLOCK", 100)
+    monkeypatch.setattr(tables, "_BLOCK", 100)
     monkeypatch.setattr(
         module, "_places", lambda scores, *rest: seen.append(scores.size) or places(scores, *rest)
     )
@@ -258,6 +260,6 @@ def test_a_block_of_nothing_is_refused() -> None:
 
 
 def test_a_bad_value_is_found_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 3)
+    monkeypatch.setattr(tables, "_BLOCK", 3)
     with pytest.raises(InputError, match="Row 3 of the queries holds nan at column 2"):
         rank_vectors(table(np.nan, 3, 2), GOOD)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.errors import InputError
+from medfinder.ranking.grid import Narrow, around, narrow_gallery, narrow_queries, on_grid
+from medfinder.ranking.tables import blocks, check_dimensions, check_table, check_vectors
 
-_BLOCK = 1 << 23  # scores held at once: 64 MiB of float64
-_CHUNK = 1 << 18  # scores compared at once: 1 MiB of float32, which stays in a core's cache
-_WORTHWHILE = 1 << 20  # scores from which on a float32 product first saves time
+_CHUNK = 1 << 17  # scores compared at once: 1 MiB of float64, which stays in a core's cache
+_WORTHWHILE = 1 << 22  # scores from which on a float32 product first, and numba, save time
 _FEW = 8  # relevant items up to which comparing a query's scores with each beats sorting them
 _SHARE = 32  # of a ranking: where more is unsettled, a float64 product is faster
 
@@ -128,7 +129,7 @@ def rank_vectors(
     check_dimensions(queries, gallery)
     relevance = _pairs(relevant, len(queries), len(gallery))
     grid = on_grid(gallery, axis=None)
-    narrow = narrowed(grid) if len(queries) * len(gallery) >= _WORTHWHILE else None
+    narrow = narrow_gallery(grid) if len(queries) * len(gallery) >= _WORTHWHILE else None
     places = np.empty((2, len(relevance.rows)), np.int64)
     for first, last in blocks(len(queries), len(gallery), block_size):
         starts = relevance.starts[first : last + 1]
@@ -137,6 +138,43 @@ def rank_vectors(
         found = _settle(block, grid, narrow, starts - starts[0], rows)
         places[:, starts[0] : starts[-1]] = found
     return _ranks(relevance, places, len(gallery))
+
+
+def rank_both_ways(
+    queries: NDArray[Any], gallery: NDArray[Any], *, block_size: int | None = None
+) -> tuple[Ranks, Ranks]:
+    """Rank the gallery for each query and the queries for each item, where row i answers row i.
+
+    What `rank_vectors` gives for (queries, gallery) and for (gallery, queries), from one product
+    instead of two, but that the queries have one scale too. Memory is that of both in float64 and
+    float32, and of `block_size` rows of scores.
+
+    Args:
+        queries: (N, dim), real numbers, rounded to 2**-25 of the longest row's length or finer.
+        gallery: (N, dim), likewise.
+        block_size: Queries scored at once; None for 64 MiB of scores. Changes no result.
+
+    Raises:
+        InputError: As `rank_vectors`.
+    """
+    check_vectors("queries", queries)
+    check_vectors("gallery", gallery)
+    check_dimensions(queries, gallery)
+    relevance = _pairs(None, len(queries), len(gallery))
+    n = len(queries)
+    grids = on_grid(queries, axis=None), on_grid(gallery, axis=None)
+    if n * n >= _WORTHWHILE:
+        settled, places = _count_both(*grids, block_size)
+    else:
+        settled, places = np.zeros((2, n), np.bool_), np.zeros((2, 2, n), np.int64)
+    for way in (0, 1):
+        rest = np.flatnonzero(~settled[way])
+        for first, last in blocks(len(rest), n, block_size):
+            mine = rest[first:last]
+            scores = grids[way][mine] @ grids[1 - way].T
+            places[way][:, mine] = _places(scores, np.arange(len(mine) + 1), mine)
+    forth, back = (_ranks(relevance, each, n) for each in places)
+    return forth, back
 
 
 def rank_scores(
@@ -200,7 +238,7 @@ def _places(
 def _settle(
     queries: NDArray[np.float64],
     gallery: NDArray[np.float64],
-    narrow: NDArray[np.float32] | None,
+    narrow: Narrow | None,
     starts: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.int64]:
@@ -209,7 +247,7 @@ def _settle(
     Args:
         queries: (B, dim) on the grid.
         gallery: (G, dim) on the grid.
-        narrow: The gallery as `narrowed`; None to multiply everything on the grid.
+        narrow: The gallery in float32; None to multiply everything on the grid.
         starts: (B + 1,) where each query's relevant rows begin in `rows`.
         rows: (P,).
     """
@@ -233,7 +271,7 @@ def _settle(
 def _count(
     queries: NDArray[np.float64],
     gallery: NDArray[np.float64],
-    narrow: NDArray[np.float32],
+    narrow: Narrow,
     query: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -242,96 +280,84 @@ def _count(
     Args:
         queries: (B, dim) on the grid.
         gallery: (G, dim) on the grid.
-        narrow: The gallery as `narrowed`.
+        narrow: The gallery in float32.
         query: (P,) whose pair each is, ascending.
         rows: (P,) the gallery row of each.
     """
-    n_gallery = len(gallery)
-    scores = narrowed(queries) @ narrow.T
+    from medfinder.ranking.counting import count_rows
+
+    scores = narrow_queries(queries) @ narrow.vectors.T
     own = np.einsum("ij,ij->i", queries[query], gallery[rows])  # exact, as every sum on the grid
-    low, high = bounds(own, gallery.shape[1])
-    settled = np.ones(len(query), np.bool_)
-    places = np.zeros((2, len(query)), np.int64)
-    one_each = len(query) == len(queries)
-    for first, last in blocks(len(query), n_gallery, max(1, _CHUNK // n_gallery)):
-        lines = scores[first:last] if one_each else scores[query[first:last]]
-        above = lines > high[first:last, None]
-        unclear = (lines >= low[first:last, None]) != above
-        places[0, first:last] = np.count_nonzero(above, axis=1)
-        n_unclear = np.count_nonzero(unclear, axis=1)
-        # The item itself is among them.
-        for pair in first + np.flatnonzero(n_unclear > 1):
-            if n_unclear[pair - first] > max(_SHARE, n_gallery // _SHARE):
-                settled[pair] = False
-                continue
-            exact = gallery[np.flatnonzero(unclear[pair - first])] @ queries[query[pair]]
-            places[0, pair] += np.count_nonzero(exact > own[pair])
-            places[1, pair] = np.count_nonzero(exact == own[pair]) - 1
+    low, high = around(own - (queries @ narrow.centre)[query], narrow.slack)
+    above, near = np.empty((2, len(query)), np.int32)
+    count_rows(scores, query, low, high, above, near)
+    places = np.stack([above, np.zeros_like(above)]).astype(np.int64)
+    n_unclear = near - above  # at least 1, the item itself
+    settled = n_unclear <= _unclear_at_most(len(gallery))
+    for pair in np.flatnonzero(settled & (n_unclear > 1)):
+        unclear = _unclear(scores[query[pair]], low[pair], high[pair], rows[pair])
+        places[:, pair] += _beside(gallery[unclear] @ queries[query[pair]], own[pair])
     return settled, places
 
 
-def narrowed(grid: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return grid vectors in float32, of length at most 1.01."""
-    return np.asarray(np.ldexp(grid, -26), np.float32)
+def _count_both(
+    queries: NDArray[np.float64], gallery: NDArray[np.float64], block_size: int | None
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return which rows float32 could settle, (2, N), and the places of their pairs, (2, 2, N).
 
-
-def bounds(exact: NDArray[np.float64], dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return below and above which a float32 product surely is less, or more, than a grid product.
-
-    A sum of dim products of numbers rounded to float32, in any order, errs by at most
-    (dim + 2) u / (1 - (dim + 2) u) of the product of the lengths, u = 2**-24.
-
-    Args:
-        exact: Products on the grid.
-        dim: Of the vectors.
-
-    Source:
-        Higham, "Accuracy and Stability of Numerical Algorithms", 2nd edition, section 3.1.
+    First the queries' ranking of the gallery, then the gallery's of the queries.
     """
-    share = min((dim + 8) * 2.0**-24, 0.5)
-    slack = 1.03 * share / (1 - share) if share < 0.5 else np.inf  # lengths are at most 1.01
-    middle = np.ldexp(exact, -52)
-    low = np.nextafter((middle - slack).astype(np.float32), np.float32(-np.inf))
-    high = np.nextafter((middle + slack).astype(np.float32), np.float32(np.inf))
-    return low, high
+    from medfinder.ranking.counting import count_both
+
+    n = len(queries)
+    narrow = narrow_gallery(gallery)
+    own = np.einsum("ij,ij->i", queries, gallery)
+    # A query's products lack what the centre gives it: in its row the thresholds lack it too; in a
+    # column it is put back.
+    given = queries @ narrow.centre
+    low, high = np.stack([around(own - given, narrow.slack), around(own, narrow.slack)], axis=1)
+    shift = np.asarray(np.ldexp(given, -52), np.float32)
+    above, near = np.zeros((2, 2, n), np.int32)
+    exactly = np.zeros((2, 2, n), np.int64)  # above and beside, among those float32 left open
+    most = _unclear_at_most(n)
+    for first, last in blocks(n, n, block_size):
+        scores = narrow_queries(queries[first:last]) @ narrow.vectors.T
+        before = near[1] - above[1]
+        rows = above[0, first:last], near[0, first:last]
+        count_both(scores, first, shift[first:last], low, high, *rows, above[1], near[1])
+        n_unclear = near[0, first:last] - above[0, first:last] - 1  # but for the item itself
+        for i in np.flatnonzero((n_unclear > 0) & (n_unclear <= most)):
+            item = first + i
+            unclear = _unclear(scores[i], low[0, item], high[0, item], item)
+            exact = gallery[unclear] @ queries[item]
+            exactly[0, :, item] += _beside(exact, own[item])
+        n_unclear = near[1] - above[1] - before
+        n_unclear[first:last] -= 1
+        for item in np.flatnonzero((n_unclear > 0) & (n_unclear <= most)):
+            line = scores[:, item] + shift[first:last]
+            unclear = first + _unclear(line, low[1, item], high[1, item], item - first)
+            exact = queries[unclear] @ gallery[item]
+            exactly[1, :, item] += _beside(exact, own[item])
+    settled = near - above <= most
+    return settled, np.stack([above + exactly[:, 0], exactly[:, 1]], axis=1)
 
 
-def on_grid(vectors: NDArray[Any], axis: int | None) -> NDArray[np.float64]:
-    """Scale rows by a power of two to lengths of at most 1.01 * 2**26, and round to whole numbers.
-
-    Every partial sum of an inner product of two such rows is then a whole number below 2**53
-    (Cauchy-Schwarz), which float64 holds exactly: a product may be summed in any order.
-
-    Args:
-        axis: 1 to scale each row on its own, None for one scale for all.
-    """
-    return grid_and_scale(vectors, axis)[0]
+def _unclear(
+    line: NDArray[np.float32], low: np.float32, high: np.float32, own: int | np.integer[Any]
+) -> NDArray[np.int64]:
+    """Return where a line of scores is too near to a threshold to tell, `own` left out."""
+    unclear: NDArray[np.int64] = np.flatnonzero((line >= low) & (line <= high))
+    return np.asarray(unclear[unclear != own])
 
 
-def grid_and_scale(
-    vectors: NDArray[Any], axis: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return what `on_grid` does, and e for 2**e times a row of it to be the row given, (N or 1, 1)."""
-    wide = np.array(vectors, np.float64, order="C")
-    _, first = np.frexp(np.abs(wide).max(axis=axis, keepdims=True))
-    np.ldexp(wide, -first, out=wide)  # entries of at most 1, whose squares cannot overflow
-    longest = np.linalg.norm(wide, axis=1, keepdims=True).max(axis=axis, keepdims=True)
-    _, second = np.frexp(longest / 1.01)  # so that rounding cannot push a unit vector over
-    np.ldexp(wide, 26 - second, out=wide)
-    return np.rint(wide, out=wide), first.astype(np.int64) + second - 26
+def _beside(exact: NDArray[np.float64], own: np.float64) -> tuple[int, int]:
+    """Return how many exact scores are above and beside one."""
+    return int(np.count_nonzero(exact > own)), int(np.count_nonzero(exact == own))
 
 
-def blocks(n: int, width: int, block_size: int | None = None) -> list[tuple[int, int]]:
-    """Cut n rows of `width` scores into spans of at most `block_size`; None for 64 MiB of float64.
-
-    Raises:
-        InputError: Rule ``block-size``.
-    """
-    if block_size is None:
-        block_size = max(1, _BLOCK // width)
-    if block_size < 1:
-        raise InputError(f"block_size must be at least 1, got {block_size}.", rule="block-size")
-    return [(first, min(first + block_size, n)) for first in range(0, n, block_size)]
+def _unclear_at_most(n: int) -> int:
+    """Return how many scores of n, left open by float32, are quicker to multiply one by one."""
+    return max(_SHARE, n // _SHARE)
 
 
 def _pairs(relevant: Relevant | None, n_queries: int, n_gallery: int) -> Relevance:
@@ -418,64 +444,3 @@ def _from_lists(relevant: Any) -> Relevance:
     starts = np.cumsum([0, *(len(rows) for rows in lists)], dtype=np.int64)
     flat = np.concatenate([*lists, np.empty(0, np.int64)]).astype(np.int64)
     return Relevance(starts, flat, np.ones(len(flat)))
-
-
-def check_dimensions(queries: NDArray[Any], gallery: NDArray[Any]) -> None:
-    """Refuse vectors of two dimensions.
-
-    Raises:
-        InputError: Rule ``dim-mismatch``.
-    """
-    if queries.shape[1] != gallery.shape[1]:
-        raise InputError(
-            f"Queries and gallery differ in dimension: {queries.shape[1]} and {gallery.shape[1]}; "
-            "embed both with one model.",
-            rule="dim-mismatch",
-        )
-
-
-def check_vectors(name: str, vectors: NDArray[Any]) -> None:
-    """Refuse what no direction can be read from; the first row at fault is named.
-
-    Args:
-        name: What they are, in the plural, for the message.
-        vectors: (N, dim).
-
-    Raises:
-        InputError: Rules ``shape``, ``empty``, ``not-finite``, ``zero-vector``.
-    """
-    check_table(name, vectors)
-    zero = np.flatnonzero(~vectors.any(axis=1))
-    if len(zero):
-        raise InputError(
-            f"Row {zero[0]} of the {name} is all zeros, as are {len(zero)} in all; a zero vector "
-            "points nowhere: leave it out and say so.",
-            rule="zero-vector",
-        )
-
-
-def check_table(name: str, table: NDArray[Any]) -> None:
-    """Refuse what is no table of finite numbers; the first row at fault is named.
-
-    Raises:
-        InputError: Rules ``shape``, ``empty``, ``not-finite``.
-    """
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind not in "fiub":
-        got = getattr(table, "shape", type(table).__name__)
-        raise InputError(
-            f"The {name} must be a 2-D array of real numbers, got {got}.", rule="shape"
-        )
-    if table.size == 0:
-        raise InputError(
-            f"The {name} are empty, of shape {table.shape}; a measure over nothing is undefined.",
-            rule="empty",
-        )
-    for first, last in blocks(len(table), table.shape[1], None):
-        bad = np.argwhere(~np.isfinite(table[first:last]))
-        if len(bad):
-            row, column = bad[0]
-            raise InputError(
-                f"Row {first + row} of the {name} holds {table[first + row, column]} at column "
-                f"{column}; every value must be finite.",
-                rule="not-finite",
-            )

@@ -16,17 +16,10 @@ from numpy.typing import NDArray
 
 from medfinder.artifact import atomic_write
 from medfinder.errors import InputError
+from medfinder.ranking.grid import grid_and_scale, narrow_gallery, narrow_queries
 from medfinder.ranking.qrels import Qrels, check_id, check_ids, fields
-from medfinder.ranking.ranks import (
-    Ranks,
-    blocks,
-    bounds,
-    check_dimensions,
-    check_table,
-    check_vectors,
-    grid_and_scale,
-    narrowed,
-)
+from medfinder.ranking.ranks import Ranks
+from medfinder.ranking.tables import blocks, check_dimensions, check_table, check_vectors
 
 _LARGEST = float(np.finfo(np.float32).max)
 _WIDE = 1 << 22  # float64 products held at once: 32 MiB
@@ -161,16 +154,15 @@ class Run:
         k = _checked_k(k, len(item_ids))
         late = _late_first(item_ids)
         grid, scale = grid_and_scale(gallery, axis=None)
-        fast = narrowed(grid)
+        narrow = narrow_gallery(grid)
         parts = []
         for first, last in blocks(len(queries), len(gallery), block_size):
             block, own = grid_and_scale(queries[first:last], axis=1)
-            near = narrowed(block) @ fast.T  # (block, G)
+            near = narrow_queries(block) @ narrow.vectors.T  # (block, G)
             for i, line in enumerate(near):
                 # What may be among the k best, once its error is taken off.
                 kth = np.partition(line, len(line) - k)[len(line) - k]
-                low, _ = bounds(np.ldexp(np.float64(kth), 52), 2 * grid.shape[1] + 8)
-                rows = np.flatnonzero(line >= low)
+                rows = np.flatnonzero(line >= kth - 2.0 * narrow.slack)
                 exact = _products(grid, rows, block[i])
                 with np.errstate(over="ignore"):
                     scores = np.ldexp(exact, int(own[i, 0] + scale[0, 0])).astype(np.float32)
