@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import medfinder
-from medfinder.artifact import MANIFEST, Manifest, write_manifest
+from medfinder.artifact import MANIFEST, Manifest, read_manifest, write_manifest
 from medfinder.benchmark import interval
 from medfinder.benchmark.entrant import Entrant, Seated, seat
 from medfinder.benchmark.protocols import Protocol, protocols
@@ -128,8 +128,32 @@ def benchmark(
             n_draws=config.n_draws,
             protocols=judged,
             not_asked=not_asked,
+            notes=_notes(seated),
         ),
         rows,
+    )
+
+
+def _notes(seated: Seated) -> tuple[str, ...]:
+    """Tell what makes a score hard to read, if anything does."""
+    reference = seated.reference
+    if "text" not in seated.at or not seated.is_dense:
+        return ()
+    rows = seated.rows("text")
+    vectors = seated.vectors("text", rows)
+    n_unequal = n_shared = 0
+    order = np.argsort(reference.text_key[rows], kind="stable")
+    _, starts = np.unique(reference.text_key[rows][order], return_index=True)
+    for group in np.split(order, starts[1:]):
+        if len(group) > 1:
+            n_shared += 1
+            n_unequal += not np.allclose(vectors[group], vectors[group[0]], atol=1e-4)
+    if not n_unequal:
+        return ()
+    return (
+        f"{n_unequal} of {n_shared} texts that several studies share have unequal vectors. A text "
+        "encoder gives one text one vector; where it draws a window of the text, or its vectors know "
+        "the study, scores may pass the ceiling.",
     )
 
 
@@ -203,7 +227,10 @@ def _measure(
         parts["value"].append(measured(task, None, seated))
         keys = (_input_key(reference, task, 0), _input_key(reference, task, 1))
         parts["ceiling"].append(measured(task, of_ceiling(task, *keys)))
-        parts["chance"].append(measured(task, of_chance(task)))
+        # Exact over all orders, but for AP@k, whose mean over them has no short form.
+        drawn = any(name.startswith("AP@") for name in task.measures)
+        even = task if drawn else dataclasses.replace(task, ties="expected")
+        parts["chance"].append(measured(even, of_chance(even)))
     values, ceiling, chance = (
         {name: np.concatenate([part[name] for part in parts[kind]]) for name in some[0].measures}
         for kind in kinds
@@ -360,27 +387,32 @@ def run_benchmark(
         compare_with: Folders of other models, measured on the same studies.
 
     Raises:
-        InputError, Mismatch, UnknownName: As `benchmark` and `compare`.
+        InputError, Mismatch, UnknownName: As `benchmark` and `compare`; Mismatch where `out` is
+            another stage's folder.
     """
     from medfinder.benchmark.page import write_pages
 
     start = time.monotonic()
     config = config or BenchmarkConfig()
     out = Path(out)
+    if (out / MANIFEST).exists():
+        read_manifest(out, "benchmark")  # another stage's folder is not written over
     # Read before anything is measured: what is wrong with them shows at once.
     others = [(read_results(folder), read_scores(folder)) for folder in compare_with]
     results, rows = benchmark(entrant, reference, names, config, progress=progress)
+    scores = _grouped(rows)
     if others:
-        scores = _grouped(rows)
         made = compare(results, scores, others, config.n_draws)
         results = dataclasses.replace(results, comparisons=made)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
+    for old in (*out.glob("runs/*.run"), *out.glob("runs/*.qrels")):
+        old.unlink()
     if config.depth:
         results = _with_runs(entrant, reference, results, out, config.depth)
     write_scores(out, rows)
     write_results(out, results)
-    write_pages(out, [results, *(other for other, _ in others)], rows)
+    write_pages(out, [results, *(r for r, _ in others)], [scores, *(s for _, s in others)])
     duration_s = round(time.monotonic() - start, 3)
     write_manifest(
         out,

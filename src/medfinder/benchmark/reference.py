@@ -8,7 +8,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import manifest_hash, read_manifest
+from medfinder.config import from_dict
 from medfinder.errors import InputError
 from medfinder.records import Finding, Report, Study
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.report.vocabulary import LABELS, vocabulary
 from medfinder.studies import digest, read_studies
+from medfinder.volume.checks import CheckConfig
 
 Rows: TypeAlias = NDArray[np.int64]
 LOBES = ("upper lobe", "middle lobe", "lower lobe", "lingula")
@@ -45,11 +47,13 @@ class Reference:
         studies: N, by study_id.
         source: Hash of the folder or table they were read from.
         is_listed: Whether findings were given for every study, so that none is an answer too.
+        check: What a sound volume is, as the studies were curated.
     """
 
     studies: tuple[Study, ...]
     source: str = ""
     is_listed: bool = False
+    check: CheckConfig = field(default_factory=CheckConfig)
 
     def __post_init__(self) -> None:
         ids = [study.study_id for study in self.studies]
@@ -250,9 +254,11 @@ def read_reference(path: str | Path, split: str | None = None) -> Reference:
         Incomplete, Mismatch: The folder is unfinished, or another stage's.
     """
     path = Path(path)
-    is_listed = False
+    is_listed, check = False, CheckConfig()
     if path.is_dir():
-        source = manifest_hash(read_manifest(path, "curate"))
+        manifest = read_manifest(path, "curate")
+        source = manifest_hash(manifest)
+        check = from_dict(CheckConfig, manifest.config.get("check", {}))
         studies = read_studies(path / "studies.parquet")
     elif path.is_file():
         source = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -269,7 +275,7 @@ def read_reference(path: str | Path, split: str | None = None) -> Reference:
                 rule="unknown-split",
             )
         studies = [study for study in studies if study.split == chosen]
-    return Reference(tuple(studies), source, is_listed)
+    return Reference(tuple(studies), source, is_listed, check)
 
 
 def _read_table(path: Path) -> tuple[list[Study], bool]:

@@ -143,6 +143,7 @@ class Results:
         protocols: Name → its numbers.
         not_asked: Name → why not.
         comparisons: With other models.
+        notes: What a reader should know of these vectors, such as equal texts with unequal ones.
         schema: Of this file.
     """
 
@@ -159,6 +160,7 @@ class Results:
     protocols: dict[str, Judged] = field(default_factory=dict)
     not_asked: dict[str, NotAsked] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def figures(self) -> Iterator[tuple[str, str, str, Figure]]:

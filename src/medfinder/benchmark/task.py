@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medfinder.benchmark.entrant import Seated, Side
 from medfinder.benchmark.reference import Rows
-from medfinder.errors import ConfigError, InputError
+from medfinder.errors import InputError
 from medfinder.ranking.measures import auroc
 from medfinder.ranking.names import measure
 from medfinder.ranking.ranks import Ranks, rank_scores, rank_vectors

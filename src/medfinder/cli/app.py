@@ -8,6 +8,7 @@ import typer
 
 import medfinder
 from medfinder.cli import (
+    benchmark,
     card,
     curate,
     demo,
@@ -64,6 +65,7 @@ for module in (
     train,
     index,
     search,
+    benchmark,
     serve,
     encode,
     findings,

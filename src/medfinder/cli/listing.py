@@ -9,9 +9,12 @@ from medfinder.cli.talk import emit, out
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the application."""
-    names = typer.Typer(help="List what may be named: encoders, findings.", no_args_is_help=True)
+    names = typer.Typer(
+        help="List what may be named: encoders, findings, protocols.", no_args_is_help=True
+    )
     names.command("encoders")(encoders)
     names.command("findings")(findings)
+    names.command("protocols")(protocols)
     app.add_typer(names, name="list")
 
 
@@ -55,3 +58,31 @@ def findings(json_: Annotated[bool, typer.Option("--json", help="Print as JSON."
         return
     for name in names:
         out.print(name, markup=False)
+
+
+def protocols(
+    json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the protocols that 'medfinder benchmark' knows: version, ways, and what each asks."""
+    from medfinder.benchmark.protocols import protocols as known
+
+    found = [known.get(name) for name in known]
+    if json_:
+        emit(
+            [
+                {
+                    "name": p.name,
+                    "version": p.version,
+                    "ways": list(p.ways),
+                    "asks": p.asks,
+                    "relevance": p.relevance,
+                    "ties": p.tie_rule,
+                    "known": p.known,
+                    "assumed": p.assumed,
+                }
+                for p in found
+            ]
+        )
+        return
+    for p in found:
+        out.print(f"{p.name:<20} v{p.version}  {p.asks}", markup=False, soft_wrap=True)
