@@ -101,6 +101,15 @@ def test_no_identity_of_the_source_is_left_in_any_words() -> None:
     assert read.removed["name"] == 3
 
 
+def test_bimcvs_free_standing_points_and_entities_hide_no_name() -> None:
+    text = LONG + " informe firmado por la dra . wenceslao olazabal garc&iacute;a . bazo normal ."
+    read = read_text(Words(text), CONFIG)
+    assert read.report is not None
+    assert "olazabal" not in read.report.text
+    assert "garc" not in read.report.text
+    assert "bazo normal." in read.report.text
+
+
 def test_texts_are_left_alone_where_that_is_asked() -> None:
     text = LONG + " informado por dr. perez ruiz ."
     read = read_text(Words(text), TextConfig(deidentify=False))

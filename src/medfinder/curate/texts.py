@@ -22,6 +22,7 @@ from medfinder.curate.labels import (
 from medfinder.curate.similar import bands, text_key, triples
 from medfinder.errors import EmptyReport
 from medfinder.records import Finding, Language, Report
+from medfinder.report.clean import clean
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.report.translation_checks import check_translation
@@ -127,7 +128,8 @@ def read_text(words: Words, config: TextConfig) -> ReadText:
     def without_identity(text: str) -> str:
         if not config.deidentify or not text:
             return text
-        cleaned = deidentify_text(text, known=words.known)
+        # Cleaned first: an entity or a free-standing point ("dra . perez") would hide a name.
+        cleaned = deidentify_text(clean(text), known=words.known)
         for kind, n in cleaned.removed.items():
             removed[kind] = removed.get(kind, 0) + n
         return cleaned.text
