@@ -102,10 +102,11 @@ def test_no_identity_of_the_source_is_left_in_any_words() -> None:
 
 
 def test_bimcvs_free_standing_points_and_entities_hide_no_name() -> None:
-    text = LONG + " informe firmado por la dra . wenceslao olazabal garc&iacute;a . bazo normal ."
+    text = LONG + " informe firmado por la dra . wenceslao olazabal garrigosa garc&iacute;a . bazo normal ."
     read = read_text(Words(text), CONFIG)
     assert read.report is not None
     assert "olazabal" not in read.report.text
+    assert "garrigosa" not in read.report.text
     assert "garc" not in read.report.text
     assert "bazo normal." in read.report.text
 
