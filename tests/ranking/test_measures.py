@@ -19,6 +19,8 @@ PAIRS: list[tuple[Callable[[Ranks], np.ndarray], Callable[[reference.Order], Fra
     *((lambda r, k=k: measures.success_at_k(r, k), reference.success(k)) for k in KS),
     *((lambda r, k=k: measures.recall_at_k(r, k), reference.recall(k)) for k in KS),
     *((lambda r, k=k: measures.precision_at_k(r, k), reference.precision(k)) for k in KS),
+    *((lambda r, k=k: measures.reciprocal_rank(r, k), reference.reciprocal_rank_at(k)) for k in KS),
+    *((lambda r, k=k: measures.average_precision(r, k), reference.average_precision_at(k)) for k in KS),
 ]  # fmt: skip
 
 
@@ -45,6 +47,84 @@ def test_a_measure_is_the_mean_over_every_order_of_ties(seed: int) -> None:
         for line, rows in zip(scores.tolist(), relevant, strict=True)
     ]
     np.testing.assert_allclose(measures.auroc(ranks), truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_ndcg_is_the_mean_over_every_order_of_ties(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n_queries, n_gallery = int(random.integers(1, 5)), int(random.integers(1, 7))
+    scores = random.integers(int(random.integers(1, 5)), size=(n_queries, n_gallery))
+    grades = random.integers(4, size=(n_queries, n_gallery))
+    grades[np.arange(n_queries), random.integers(n_gallery, size=n_queries)] = 2
+    ranks = rank_scores(scores, grades)
+    for k in (None, *KS):
+        for gain in ("linear", "exponential"):
+            truth = [
+                np.mean(
+                    [
+                        reference.ndcg(order, k, gain == "exponential")
+                        for order in reference.graded_orders(line, theirs)
+                    ]
+                )
+                for line, theirs in zip(scores.tolist(), grades.tolist(), strict=True)
+            ]
+            found = measures.ndcg(ranks, k, gain)
+            np.testing.assert_allclose(found, truth, rtol=0, atol=1e-12)
+
+
+def test_ndcg_by_hand() -> None:
+    # Grades in order: 1, 0, 3; the best order would be 3, 1, 0.
+    ranks = rank_scores(np.array([[5.0, 4.0, 3.0]]), np.array([[1, 0, 3]]))
+    assert measures.ndcg(ranks) == pytest.approx((1 + 3 / 2) / (3 + 1 / np.log2(3)), abs=1e-15)
+    exponential = (1 + 7 / 2) / (7 + 1 / np.log2(3))
+    assert measures.ndcg(ranks, gain="exponential") == pytest.approx(exponential, abs=1e-15)
+    assert measures.ndcg(ranks, 1).tolist() == [1 / 3]
+
+
+def test_a_gain_of_another_name_is_refused() -> None:
+    with pytest.raises(InputError, match="gain must be linear or exponential, got 'log'") as error:
+        measures.ndcg(rank_scores(np.eye(3)), gain="log")  # type: ignore[arg-type]
+    assert error.value.rule == "option"
+
+
+def cut_off() -> Ranks:
+    """Two queries, three places each: of the second query's two relevant items one is lost."""
+    starts, better = np.array([0, 1, 3]), np.array([1, 2, 3])
+    return Ranks(starts, better, np.zeros(3, np.int64), np.ones(3), n_gallery=3, is_whole=False)
+
+
+def test_an_item_beyond_a_cut_is_found_at_no_k() -> None:
+    ranks = cut_off()
+    assert measures.recall_at_k(ranks, 1000).tolist() == [1, 1 / 2]
+    assert measures.precision_at_k(ranks, 10).tolist() == [1 / 10, 1 / 10]
+    assert measures.success_at_k(ranks, 1000).tolist() == [1, 1]
+    assert measures.average_precision(ranks).tolist() == [1 / 2, 1 / 6]
+    best = 1 + 1 / np.log2(3)
+    assert measures.ndcg(ranks).tolist() == [1 / np.log2(3), 1 / 2 / best]
+    assert measures.mean_rank(ranks) == 2.5
+
+
+def test_a_query_of_which_nothing_is_found_scores_0() -> None:
+    ranks = Ranks(np.array([0, 2]), np.array([3, 3]), np.zeros(2, int), np.ones(2), 3, False)
+    assert measures.success_at_k(ranks, 1000).tolist() == [0]
+    assert measures.reciprocal_rank(ranks).tolist() == [0]
+    assert measures.average_precision(ranks).tolist() == [0]
+    assert measures.ndcg(ranks).tolist() == [0]
+
+
+def test_the_place_of_what_was_cut_off_is_unknown() -> None:
+    ranks = Ranks(np.array([0, 1, 2]), np.array([0, 3]), np.zeros(2, int), np.ones(2), 3, False)
+    text = "The ranking of query 1 ends before its first relevant item, as do 1 in all"
+    for measure in (measures.first_rank, measures.mean_rank, measures.median_rank):
+        with pytest.raises(InputError, match=text) as error:
+            measure(ranks)
+        assert error.value.rule == "cut-off"
+
+
+def test_auroc_needs_whole_rankings() -> None:
+    with pytest.raises(InputError, match="AUROC needs whole rankings") as error:
+        measures.auroc(cut_off())
+    assert error.value.rule == "cut-off"
 
 
 def test_five_items_one_relevant_by_hand() -> None:

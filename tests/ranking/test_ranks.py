@@ -1,6 +1,8 @@
 """Ranks: equal to counting, whatever the blocks; ties are ties wherever equal rows lie."""
 
+import tracemalloc
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,7 @@ import pytest
 from medfinder.errors import InputError
 from medfinder.ranking import ranks as module
 from medfinder.ranking import tables
-from medfinder.ranking.grid import on_grid
-from medfinder.ranking.ranks import Ranks, rank_scores, rank_vectors
+from medfinder.ranking.ranks import Ranks, Relevance, rank_both_ways, rank_scores, rank_vectors
 from reference import measures as reference
 
 
@@ -35,6 +36,7 @@ def same(a: Ranks, b: Ranks) -> bool:
         and np.array_equal(a.starts, b.starts)
         and np.array_equal(a.better, b.better)
         and np.array_equal(a.tied, b.tied)
+        and np.array_equal(a.grades, b.grades)
     )
 
 
@@ -102,18 +104,6 @@ def test_cosines_that_differ_in_the_eighth_digit_are_told_apart() -> None:
     assert ranks.tied.tolist() == [0] * 9
 
 
-@pytest.mark.parametrize("axis", [None, 1])
-@pytest.mark.parametrize("length", [1 - 1e-7, 1.0, 1 + 1e-7, 1.009, 1.011, 3e-12, 40.0])
-def test_products_on_the_grid_are_exact(axis: int | None, length: float) -> None:
-    vectors = length * unit(np.random.default_rng(0), 12, 70).astype(np.float64)
-    grid = on_grid(vectors, axis)
-    whole = [[int(v) for v in row] for row in grid]
-    assert (grid == whole).all()
-    truth = [[sum(x * y for x, y in zip(a, b, strict=True)) for b in whole] for a in whole]
-    assert 2**50 <= max(map(max, truth)) < 2**53  # as fine as float64 can hold
-    assert (grid @ grid.T).tolist() == truth
-
-
 @pytest.mark.parametrize("block_size", [1, 2, 7, 64, 1000])
 def test_blocks_change_no_rank(block_size: int) -> None:
     random = np.random.default_rng(5)
@@ -160,7 +150,6 @@ def test_ways_to_name_the_relevant_rows_agree() -> None:
     expected = rank_scores(scores, table)
     assert same(expected, rank_scores(scores, lists))
     assert same(expected, rank_scores(scores, [np.array(rows[::-1]) for rows in lists]))
-    assert same(expected, rank_scores(scores, table * random.integers(1, 4, (6, 9))))  # grades
     own = random.integers(9, size=6)
     expected = rank_scores(scores, own)
     assert same(expected, rank_scores(scores, own.tolist()))
@@ -263,3 +252,135 @@ def test_a_bad_value_is_found_in_any_block(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tables, "_BLOCK", 3)
     with pytest.raises(InputError, match="Row 3 of the queries holds nan at column 2"):
         rank_vectors(table(np.nan, 3, 2), GOOD)
+
+
+def alike(
+    random: np.random.Generator, n: int, dim: int, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of vectors, float32: as encoders make them, and as they make them when they fail."""
+    noise = random.standard_normal((2, n, dim))
+    gallery = noise[0]
+    if kind == "whole numbers":  # equal products of unequal vectors
+        both = random.integers(-2, 3, (2, n, dim)).astype(np.float32)
+        both[~both.any(axis=2), 0] = 1
+        return both[0], both[1]
+    if kind == "common part":
+        gallery = 0.2 * gallery + 1
+    if kind == "collapsed":
+        gallery = gallery[:1] + 1e-7 * gallery
+    queries = gallery + (1e-7 if kind == "collapsed" else 0.5) * noise[1]
+    if kind == "repeated":
+        gallery[n // 2 :] = gallery[: n - n // 2]
+        queries[1::2] = queries[: n // 2 * 2 : 2]
+    lengths = random.uniform(0.1, 2, (2, n, 1)) if kind == "lengths" else 1
+    both = np.stack([queries, gallery])
+    both = both / np.linalg.norm(both, axis=2, keepdims=True) * lengths
+    return both[0].astype(np.float32), both[1].astype(np.float32)
+
+
+KINDS = ("spread", "common part", "collapsed", "repeated", "whole numbers", "lengths")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block_size", [7, None])
+def test_what_float32_settles_is_what_exact_products_give(
+    kind: str, block_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(11)
+    queries, gallery = alike(random, 130, 12, kind)
+    sizes = random.choice([1, 1, 2, 8, 9, 40], size=130)  # few are compared, many sorted
+    several = [random.choice(130, size, replace=False) for size in sizes]
+    for relevant in (None, several):
+        exact = rank_vectors(queries, gallery, relevant)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_WORTHWHILE", 0)
+            assert same(exact, rank_vectors(queries, gallery, relevant, block_size=block_size))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("worthwhile", [0, 1 << 60])
+@pytest.mark.parametrize("block_size", [7, None])
+def test_both_ways_are_one_way_and_the_other(
+    kind: str, worthwhile: int, block_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, gallery = alike(np.random.default_rng(12), 130, 12, kind)
+    if kind == "lengths":  # both ways put all queries on one scale
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    expected = rank_vectors(queries, gallery), rank_vectors(gallery, queries)
+    monkeypatch.setattr(module, "_WORTHWHILE", worthwhile)
+    forth, back = rank_both_ways(queries, gallery, block_size=block_size)
+    assert same(forth, expected[0])
+    assert same(back, expected[1])
+
+
+def test_both_ways_need_pairs() -> None:
+    with pytest.raises(InputError, match="4 queries and 3 gallery items cannot be pairs") as error:
+        rank_both_ways(GOOD, GOOD[:3])
+    assert error.value.rule == "shape"
+
+
+def test_half_precision_vectors_rank_as_their_float64_selves() -> None:
+    queries, gallery = (
+        each.astype(np.float16) for each in alike(np.random.default_rng(1), 50, 9, "spread")
+    )
+    wide = rank_vectors(queries.astype(np.float64), gallery.astype(np.float64))
+    assert same(rank_vectors(queries, gallery), wide)
+
+
+def test_queries_that_lie_on_disk_are_never_in_memory_at_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(13)
+    queries, gallery = unit(random, 40_000, 32), unit(random, 60, 32)
+    np.save(tmp_path / "queries.npy", queries)
+    own = random.integers(60, size=40_000)
+    expected = rank_vectors(queries, gallery, own)
+    mapped = np.load(tmp_path / "queries.npy", mmap_mode="r")
+    tracemalloc.start()
+    ranks = rank_vectors(mapped, gallery, own, block_size=100)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert same(ranks, expected)
+    assert peak < queries.nbytes
+
+
+def test_a_table_of_scores_is_never_there_at_once() -> None:
+    queries, gallery = alike(np.random.default_rng(14), 2_100, 16, "spread")
+    rank_vectors(queries, gallery, block_size=64)  # compiles, or reads what is compiled
+    for rank in (rank_vectors, rank_both_ways):
+        tracemalloc.start()
+        rank(queries, gallery, block_size=64)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * 2_100 * 2_100 / 4
+
+
+def test_grades_follow_their_items() -> None:
+    scores = np.array([[5, 4, 3, 3, 1], [1, 2, 3, 4, 5]])
+    grades = np.array([[1, 0, 2, 3, 0.5], [0, 0, -1, 0, 4]])
+    ranks = rank_scores(scores, grades)
+    assert ranks.better.tolist() == [0, 2, 2, 4, 0]
+    assert ranks.grades.tolist() == [1, 3, 2, 0.5, 4]  # best first; tied items by falling grade
+    rows = Relevance(np.array([0, 4, 5]), np.array([4, 0, 2, 3, 4]), np.array([0.5, 1, 2, 3, 4]))
+    assert same(ranks, rank_scores(scores, rows))
+
+
+def test_a_higher_bar_leaves_the_places_and_takes_the_items_below() -> None:
+    ranks = rank_scores(np.array([[5, 4, 3, 3]]), np.array([[1, 0, 2, 3]])).at_least(2)
+    assert (ranks.better.tolist(), ranks.tied.tolist()) == ([2, 2], [1, 1])
+    assert (ranks.starts.tolist(), ranks.grades.tolist()) == ([0, 2], [3, 2])
+
+
+def test_a_query_without_an_item_above_the_bar_is_named() -> None:
+    ranks = rank_scores(np.eye(3), np.array([[3, 0, 0], [1, 1, 0], [0, 0, 2]]))
+    with pytest.raises(
+        InputError, match="Query 1 has no relevant item of grade 2 or more"
+    ) as error:
+        ranks.at_least(2)
+    assert error.value.rule == "no-positive"
+
+
+@pytest.mark.parametrize("grade", [0.0, -1.0, np.nan, np.inf])
+def test_a_relevant_row_has_a_grade_above_0(grade: float) -> None:
+    rows = Relevance(np.arange(4), np.arange(3), np.array([1, grade, 1]))
+    with pytest.raises(InputError, match="Query 1 has a relevant row of grade") as error:
+        rank_scores(np.eye(3), rows)
+    assert error.value.rule == "grade"

@@ -8,7 +8,12 @@ import pytest
 
 from medfinder.errors import InputError
 from medfinder.ranking import significance
-from medfinder.ranking.significance import bootstrap_interval, holm, permutation_test
+from medfinder.ranking.significance import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    holm,
+    permutation_test,
+)
 from reference import significance as reference
 
 SCORES = [0.0, 1.0, 0.5, 0.25, 1.0, 0.0, 0.75, 0.1]
@@ -216,4 +221,35 @@ def test_what_a_test_cannot_be_made_of_is_named(
 def test_what_holm_cannot_correct_is_named(p: dict[str, float], rule: str, text: str) -> None:
     with pytest.raises(InputError, match=text) as error:
         holm(p)
+    assert error.value.rule == rule
+
+
+def test_intervals_from_one_set_of_draws_are_those_of_each_alone() -> None:
+    random = np.random.default_rng(5)
+    patients = [f"p{i}" for i in random.integers(20, size=60)]
+    scores = {"a": random.random(60), "b": random.integers(2, size=60), "c": -random.random(60)}
+    together = bootstrap_intervals(scores, patients, level=0.9, n_draws=300, seed=3)
+    assert list(together) == ["a", "b", "c"]
+    for name, values in scores.items():
+        alone = bootstrap_interval(values, patients, level=0.9, n_draws=300, seed=3)
+        got = together[name]
+        assert [got.estimate, got.low, got.high] == pytest.approx(
+            [alone.estimate, alone.low, alone.high], abs=1e-12
+        )
+        assert (got.level, got.n_queries, got.n_patients) == (0.9, 60, alone.n_patients)
+
+
+@pytest.mark.parametrize(
+    ("scores", "rule", "text"),
+    [
+        ({}, "empty", "No scores to give intervals of"),
+        ({"a": np.ones(3), "b": np.ones(2)}, "shape", r"The scores are of \[2, 3\] queries"),
+        ({"a": np.array([1, np.nan])}, "not-finite", "The scores a hold nan at query 1"),
+    ],
+)
+def test_scores_that_intervals_cannot_be_given_of_are_named(
+    scores: dict[str, np.ndarray], rule: str, text: str
+) -> None:
+    with pytest.raises(InputError, match=text) as error:
+        bootstrap_intervals(scores)
     assert error.value.rule == rule
