@@ -104,7 +104,8 @@ def read_npz(path: str | Path) -> Entrant:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file that it opened itself open where it cannot read it.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(

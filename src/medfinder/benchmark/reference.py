@@ -104,8 +104,11 @@ class Reference:
 
     @cached_property
     def text_key(self) -> Rows:
-        """(N,) equal where the texts are the same; case and white space do not matter."""
-        return _keys(" ".join(study.text.casefold().split()) for study in self.studies)
+        """(N,) equal where the texts are the same; case and white space do not matter.
+
+        A study without a text has a key of its own: nothing says that it is like another.
+        """
+        return _keys(_folded(study.text) or f"\0{study.study_id}" for study in self.studies)
 
     @cached_property
     def section_key(self) -> Rows:
@@ -113,7 +116,7 @@ class Reference:
 
         def section(study: Study) -> str:
             own = study.report.findings_text if study.report and not study.translation else ""
-            return " ".join((own or study.text).casefold().split())
+            return _folded(own or study.text) or f"\0{study.study_id}"
 
         return _keys(map(section, self.studies))
 
@@ -366,6 +369,10 @@ def _study(i: int, row: Mapping[str, Any], columns: Mapping[str, str | None], fi
         body_part=cell("body_part") or None,
         source="table",
     )
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _keys(values: Iterable[str]) -> Rows:
