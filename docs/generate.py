@@ -7,12 +7,13 @@ import inspect
 import json
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import typer.main
+from dataset_sections import curation_section, translation_section
 
 from medfinder.cli.app import app
 
@@ -214,22 +215,22 @@ def benchmarks_page() -> str:
         f"{of('phantom/phantom_cpu_ms', '.0f')} ms; `benchmarks/phantom.py` also measures what a",
         "histogram alone gives away.",
     ]
-    if (results / "throughput.json").is_file():
-        record = json.loads((results / "throughput.json").read_text(encoding="utf-8"))
-        lines += training_section(record["figures"])
-    if (results / "gpu.json").is_file():
-        record = json.loads((results / "gpu.json").read_text(encoding="utf-8"))
-        lines += gpu_section(record["figures"], record["notes"])
-    if (results / "checkpoint.json").is_file():
-        record = json.loads((results / "checkpoint.json").read_text(encoding="utf-8"))
-        lines += checkpoint_section(record["figures"])
-    if (results / "recipes.json").is_file():
-        record = json.loads((results / "recipes.json").read_text(encoding="utf-8"))
-        lines += recipes_section(record["figures"], record["notes"])
+    sections: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
+        "curation": curation_section,
+        "translation": translation_section,
+        "throughput": training_section,
+        "gpu": gpu_section,
+        "checkpoint": checkpoint_section,
+        "recipes": recipes_section,
+    }
+    for name, section in sections.items():
+        if (results / f"{name}.json").is_file():
+            record = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+            lines += section(record["figures"], record["notes"])
     return "\n".join(lines) + "\n"
 
 
-def training_section(figures: dict[str, Any]) -> list[str]:
+def training_section(figures: dict[str, Any], _notes: str) -> list[str]:
     """Return the lines on the speed of training, from ``throughput.json``."""
     sizes, ratios, features = figures["sizes"], figures["ratios"], figures["features"]
     reading = figures["reading_cpu_s_a_study"]
@@ -350,7 +351,7 @@ def gpu_section(figures: dict[str, Any], notes: str) -> list[str]:
 WAYS = {"report_to_volume": "report→volume", "volume_to_report": "volume→report"}
 
 
-def checkpoint_section(figures: dict[str, Any]) -> list[str]:
+def checkpoint_section(figures: dict[str, Any], _notes: str) -> list[str]:
     """Return the lines on the checkpoint that ships, from ``checkpoint.json``."""
     run, test = figures["run"], figures["splits"]["test"]
     columns = {
