@@ -14,7 +14,7 @@ from medfinder.curate.sources.folder import FolderSource
 from medfinder.curate.sources.source import Facts, TableRow
 from medfinder.curate.split import SplitConfig
 from medfinder.curate.texts import TextConfig
-from medfinder.errors import ConfigError
+from medfinder.errors import ConfigError, InputError
 from medfinder.phantom.case import sample_case
 from medfinder.phantom.wording import word
 from medfinder.records import Doubt, Rejection, Study
@@ -281,3 +281,174 @@ def test_copies_make_a_dataset_that_names_no_file_of_the_archive(tmp_path: Path)
             assert b"GARCIA" not in data, file
     again = curate(FolderSource(raw), tmp_path / "out", config)
     assert again.n_studies == 1
+
+
+def copies(out: Path) -> dict[str, bool]:
+    """Name of each file among the copies → whether it is what the dataset says of that study."""
+    from medfinder.volume.read import read_volume
+
+    studies = {Path(s.volume_path).name: s for s in read_studies(out / "studies.parquet")}
+    return {
+        path.name: path.name in studies
+        and read_volume(path).content_hash == studies[path.name].volume_hash
+        for path in (out / "volumes").iterdir()
+    }
+
+
+def test_copies_follow_an_archive_that_changes_and_shrinks(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    write_nifti(body(1), raw / "a.nii.gz")
+    write_nifti(body(2), raw / "b.nii.gz")
+    config = CurateConfig(workers=1, copy="nifti")
+    curate(FolderSource(raw), out, config)
+    write_nifti(body(3), raw / "a.nii.gz")
+    curate(FolderSource(raw), out, config)
+    assert copies(out) == {"a.nii.gz": True, "b.nii.gz": True}
+    (raw / "b.nii.gz").unlink()
+    (out / "volumes" / ".b.nii.gz.x.tmp").write_bytes(b"of a run that was killed")
+    curate(FolderSource(raw), out, config)
+    assert copies(out) == {"a.nii.gz": True}
+    curate(FolderSource(raw), out, CONFIG)
+    assert copies(out) == {}
+
+
+def test_copies_are_made_anew_under_another_key(tmp_path: Path) -> None:
+    import os
+
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    write_nifti(body(1), raw / "a.nii.gz")
+    for key, is_new in (("one", True), ("one", False), ("two", True)):
+        (copy,) = (out / "volumes").glob("*") if out.exists() else (None,)
+        if copy:
+            os.utime(copy, (1, 1))
+        curate(FolderSource(raw), out, CurateConfig(workers=1, copy="nifti", pseudonym_key=key))
+        (copy,) = (out / "volumes").glob("*")
+        assert (copy.stat().st_mtime > 1) == is_new
+
+
+def test_files_of_another_in_the_folder_of_copies_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "volumes").mkdir()
+    write_nifti(body(1), tmp_path / "volumes" / "a.nii.gz")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_nifti(body(2), raw / "a.nii.gz")
+    before = (tmp_path / "volumes" / "a.nii.gz").read_bytes()
+    with pytest.raises(InputError, match="no run of curate wrote"):
+        curate(FolderSource(raw), tmp_path, CurateConfig(workers=1, copy="nifti"))
+    assert (tmp_path / "volumes" / "a.nii.gz").read_bytes() == before
+
+
+def test_a_volume_that_cannot_be_copied_is_left_out_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for seed, name in enumerate("ab"):
+        write_nifti(body(seed), raw / f"{name}.nii.gz")
+
+    class Changing(FolderSource):
+        def leftovers(self) -> Iterator[Rejection]:
+            write_nifti(body(7), raw / "b.nii.gz")
+            return super().leftovers()
+
+    curate(Changing(raw), tmp_path / "out", CurateConfig(workers=1, copy="nifti"))
+    assert copies(tmp_path / "out") == {"a.nii.gz": True}
+    (rejection,) = read_rejections(tmp_path / "out" / "rejections.parquet")
+    assert (rejection.item, rejection.rule) == ("b.nii.gz", "changed-meanwhile")
+
+
+def test_a_dataset_that_lies_in_its_archive_is_no_part_of_it(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_nifti(body(seed), tmp_path / f"{name}.nii.gz")
+    config = CurateConfig(workers=1, copy="nifti")
+    for _ in range(2):
+        made = curate(FolderSource(tmp_path), tmp_path / "out", config)
+        assert (made.n_studies, made.n_rejections) == (2, 0)
+
+
+def test_studies_of_several_patients_with_one_number_are_kept_apart(tmp_path: Path) -> None:
+    studies, doubts, _ = run(tmp_path / "out", row("1", "p1"), row("1", "p2", case(3)))
+    assert [(s.study_id, s.patient_id) for s in studies] == [("1_p1", "p1"), ("1_p2", "p2")]
+    assert rules(doubts)["ids-disagree"] == ["1_p1", "1_p2"]
+
+
+def test_a_series_that_names_no_patient_is_of_the_study_s_one(tmp_path: Path) -> None:
+    nobody = Facts(fallback_id="1", study_id="1", text=SPANISH)
+    studies, _, made = run(tmp_path / "out", nobody, row("1", "p1"))
+    assert [s.patient_id for s in studies] == ["p1"]
+    assert made.by_rule == {"other-series": 1}
+
+
+def test_ids_that_meet_the_mark_of_another_are_told_apart_too(tmp_path: Path) -> None:
+    from medfinder.curate.pseudonym import short_hash
+
+    marked = f"a_b-{short_hash('a b')}"
+    studies, _, _ = run(tmp_path / "out", row("a b", "p"), row("a_b", "p"), row(marked, "p"))
+    assert len({s.study_id for s in studies}) == 3
+
+
+def test_an_accent_written_in_two_ways_is_one_patient(tmp_path: Path) -> None:
+    studies, _, _ = run(tmp_path / "out", row("1", "Jos\u00e9"), row("2", "Jose\u0301"))
+    assert len({s.patient_id for s in studies}) == 1
+
+
+def test_half_surrogate_pairs_anywhere_stop_nothing(tmp_path: Path) -> None:
+    half = "\ud800"
+    facts = row(
+        f"s{half}", f"p{half}", SPANISH + half, labels=(half,), manufacturer=half, body_part=half
+    )
+    studies, _, _ = run(tmp_path / "out", facts, row(f"s{half}\0", "p2"))
+    assert [s.patient_id for s in studies] == ["p2", "p_ud800"]
+    assert all(s.report and "ud800" not in s.report.text for s in studies)
+
+
+def test_an_item_whose_name_came_before_is_named(tmp_path: Path) -> None:
+    class Twice(Rows):
+        def items(self) -> Iterator[TableRow | Rejection]:
+            for facts in self._facts:
+                yield TableRow("row 1", facts)
+
+    curate(Twice(row("1", "p"), row("2", "q")), tmp_path / "out", CONFIG)
+    (rejection,) = read_rejections(tmp_path / "out" / "rejections.parquet")
+    assert (rejection.item, rejection.rule) == ("row 1", "duplicate-row")
+
+
+def test_what_is_rejected_twice_for_one_reason_counts_once(tmp_path: Path) -> None:
+    class Twice(Rows):
+        def leftovers(self) -> Iterator[Rejection]:
+            return iter([Rejection("x", "volume-missing", "There is none.")] * 2)
+
+    made = curate(Twice(row("1", "p")), tmp_path / "out", CONFIG)
+    assert made.by_rule == {"volume-missing": 1}
+    assert len(read_rejections(tmp_path / "out" / "rejections.parquet")) == 1
+
+
+def test_a_text_that_joins_patients_of_two_splits_moves_none_from_train(tmp_path: Path) -> None:
+    before = [row(f"s{k}", f"p{k}", case(k)) for k in range(20)]
+    studies, _, _ = run(tmp_path / "out", *before)
+    first = {s.patient_id: s.split for s in studies}
+    train = min(p for p, split in first.items() if split == "train")
+    test = min(p for p, split in first.items() if split == "test")
+    for a, b in ((train, test), (test, train)):
+        joined = row("new", a, case(int(b[1:])))
+        studies, _, _ = run(tmp_path / "out", *before, joined)
+        now = {s.patient_id: s.split for s in studies}
+        assert now[train] == now[test] == "train"
+
+
+def test_hidden_names_are_hidden_in_reasons_too_and_say_which_item(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_nifti(body(1), raw / "GARCIA as LOPEZ.nii.gz")
+    write_nifti(body(1), raw / "GARCIA: B.nii.gz")
+    curate(FolderSource(raw), tmp_path / "out", CurateConfig(workers=1, hide_names=True))
+    (rejection,) = read_rejections(tmp_path / "out" / "rejections.parquet")
+    names = dict(
+        line.split("\t")[::-1]
+        for line in (tmp_path / "out" / "private" / "items.tsv").read_text().splitlines()
+    )
+    kept = names["GARCIA as LOPEZ.nii.gz"]
+    assert rejection.item == names["GARCIA: B.nii.gz"]
+    assert rejection.reason == f"The same voxels as {kept}, which is kept."

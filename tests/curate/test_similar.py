@@ -1,4 +1,5 @@
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from curate.conftest import body
 from medfinder.curate.similar import (
     Groups,
     bands,
+    is_same_scan,
     jaccard,
     near_copies,
     text_key,
@@ -111,3 +113,31 @@ def test_groups_that_share_a_member_are_one() -> None:
     groups.join([5, 4])
     groups.join([0, 1])
     assert [groups.root(k) for k in range(6)] == [0, 0, 2, 3, 2, 2]
+
+
+def test_a_lesion_that_no_sketch_sees_is_no_copy() -> None:
+    first = body(1, n_slices=40, size=80)
+    hu = first.hu + 12
+    hu[20:22, 40, 24] = 30  # two voxels of 256,000
+    nodule = Volume(hu.astype(np.int16), first.affine)
+    sketches = np.stack([thumbnail(first), thumbnail(nodule)])
+    assert len(list(near_copies(sketches))) == 1
+    volumes = (first, nodule)
+    seen = near_copies(sketches, lambda a, b, o: is_same_scan(volumes[a], volumes[b], o))
+    assert list(seen) == []
+
+
+@pytest.mark.parametrize("offset_hu", [-35, 0, 40])
+@pytest.mark.parametrize("noise_hu", [0, 15])
+def test_offset_and_noise_stay_one_scan(offset_hu: float, noise_hu: float) -> None:
+    first = body(1, size=64)
+    assert is_same_scan(first, changed(first, noise_hu, offset_hu), offset_hu)
+
+
+def test_many_sketches_of_like_bodies_are_compared_in_seconds() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(-900, 100, (8, 8, 8))
+    sketches = (base + rng.normal(0, 10, (1500, 8, 8, 8))).astype(np.int16)
+    start = time.process_time()
+    assert list(near_copies(sketches)) == []
+    assert time.process_time() - start < 20

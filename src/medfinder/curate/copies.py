@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 from medfinder.curate.deidentify import Removed, write_volume_copy
 from medfinder.curate.deidentify_dicom import deidentify_series
+from medfinder.errors import ArtifactError, InputError, MedFinderError
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import VolumeRef, read_ref
 
@@ -28,6 +30,7 @@ class CopyJob:
         key: Site secret that UIDs are derived with.
         days: By which dates are shifted.
         check: As the volume was read.
+        volume_hash: Of the volume that was read; another is not written in its name.
     """
 
     ref: VolumeRef
@@ -38,6 +41,7 @@ class CopyJob:
     key: str
     days: int
     check: CheckConfig
+    volume_hash: str
 
     @property
     def target(self) -> Path:
@@ -46,25 +50,48 @@ class CopyJob:
         return self.folder / (self.study_id if is_series else f"{self.study_id}.nii.gz")
 
 
-def copy_volumes(jobs: Iterable[CopyJob], workers: int) -> Iterator[tuple[str, Removed]]:
-    """Write every copy that is not there; each appears whole or not at all.
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a volume could not be copied.
+
+    Attributes:
+        rule: As of a rejection.
+        reason: One sentence.
+    """
+
+    rule: str
+    reason: str
+
+
+def copy_volumes(
+    jobs: Iterable[CopyJob], workers: int
+) -> Iterator[tuple[CopyJob, Removed | Refused]]:
+    """Write every copy, in order; each appears whole or not at all, over what was there before.
 
     Yields:
-        study_id of each copy that was written, and what its headers lost.
+        Each job, and what the headers lost; or why there is no copy.
 
     Args:
         workers: Processes, at least one.
 
     Raises:
-        InputError: A volume that was read before cannot be read or written now.
+        ArtifactError: A process was ended from outside, for memory it may be.
+        OSError: The copies' folder cannot be written to, or is full.
     """
-    todo = (job for job in jobs if not job.target.exists())
+    waiting = iter(jobs)
     if workers == 1:
-        yield from map(_copy, todo)
+        for job in waiting:
+            yield job, _copy(job)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for chunk in _chunks(todo, 4 * workers):
-            yield from pool.map(_copy, chunk)
+        try:
+            for chunk in _chunks(waiting, 4 * workers):
+                yield from zip(chunk, pool.map(_copy, chunk), strict=True)
+        except BrokenProcessPool:
+            raise ArtifactError(
+                "A process that writes copies was ended from outside: there may be too little memory. "
+                "Run the same command again with fewer workers (--set workers=1); it goes on."
+            ) from None
 
 
 def _chunks(jobs: Iterator[CopyJob], size: int) -> Iterator[list[CopyJob]]:
@@ -72,16 +99,29 @@ def _chunks(jobs: Iterator[CopyJob], size: int) -> Iterator[list[CopyJob]]:
         yield chunk
 
 
-def _copy(job: CopyJob) -> tuple[str, Removed]:
+def _copy(job: CopyJob) -> Removed | Refused:
     job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _written(job)
+    except MedFinderError as error:
+        return Refused(getattr(error, "rule", "unreadable"), str(error))
+
+
+def _written(job: CopyJob) -> Removed:
     if job.target.suffix == ".gz":
-        write_volume_copy(read_ref(job.ref, job.check), job.target)
-        return job.study_id, Removed()
+        volume = read_ref(job.ref, job.check)
+        if volume.content_hash != job.volume_hash:
+            raise InputError(
+                "The volume changed while the archive was curated. Run again when it is whole.",
+                rule="changed-meanwhile",
+            )
+        write_volume_copy(volume, job.target)
+        return Removed()
     files = list(job.ref.files)
     if not files:
         path = job.ref.path
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    removed = deidentify_series(
+    return deidentify_series(
         files,
         job.target,
         patient_id=job.patient_id,
@@ -89,4 +129,3 @@ def _copy(job: CopyJob) -> tuple[str, Removed]:
         key=job.key,
         days=job.days,
     )
-    return job.study_id, removed

@@ -9,11 +9,15 @@ Does not know where items come from (`sources`) nor what a sound volume is (`vol
 
 import base64
 import dataclasses
+import functools
+import glob
 import hashlib
 import itertools
 import json
 import os
+import shutil
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,19 +26,27 @@ from typing import Any
 import numpy as np
 
 import medfinder
-from medfinder.artifact import MANIFEST, Manifest, write_manifest
+from medfinder.artifact import MANIFEST, Manifest, atomic_write, write_manifest
 from medfinder.config import config_hash, to_dict
 from medfinder.curate import rules
-from medfinder.curate.copies import CopyFormat, CopyJob, copy_volumes
+from medfinder.curate.copies import CopyFormat, CopyJob, Refused, copy_volumes
 from medfinder.curate.deidentify import cap_age, shift_date, shift_days
 from medfinder.curate.inspect import PASSING, fingerprint, inspect_all
-from medfinder.curate.ledger import PRIVATE, Ledger
+from medfinder.curate.ledger import PRIVATE, Ledger, storable
 from medfinder.curate.pseudonym import pseudonym, safe_id, short_hash
-from medfinder.curate.similar import MIN_JACCARD, THUMBNAIL, Groups, jaccard, near_copies, triples
+from medfinder.curate.similar import (
+    MIN_JACCARD,
+    THUMBNAIL,
+    Groups,
+    is_same_scan,
+    jaccard,
+    near_copies,
+    triples,
+)
 from medfinder.curate.sources.source import Facts, Source, TableRow
 from medfinder.curate.split import SPLITS, Group, SplitConfig, deal, leakage
 from medfinder.curate.texts import ReadText, TextConfig, Words, read_texts
-from medfinder.errors import ConfigError, InputError
+from medfinder.errors import ConfigError, InputError, MedFinderError
 from medfinder.records import Doubt, Rejection, Study
 from medfinder.report.translate import TranslateConfig, Translator, translate_all
 from medfinder.studies import (
@@ -44,7 +56,10 @@ from medfinder.studies import (
     stream_studies,
 )
 from medfinder.volume.checks import CheckConfig
-from medfinder.volume.read import VolumeRef
+from medfinder.volume.read import VolumeRef, read_ref
+
+COPIES = "volumes"
+"""Folder of a dataset that holds de-identified copies, where they were asked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,6 +152,7 @@ def curate(
         run.find()
         run.inspect(progress)
         run.pair()
+        run.tell_patients_apart()
         run.choose()
         run.name()
         run.read_words()
@@ -160,27 +176,56 @@ class _Run:
         self.config = config
         self.ledger = ledger
         self.workers = config.workers or os.cpu_count() or 1
+        for unfinished in out.glob(".*.parquet.*.tmp"):  # what a killed run left
+            unfinished.unlink(missing_ok=True)
 
     # --- items -------------------------------------------------------------------------------
 
     def find(self) -> None:
-        """List the source's items; rows without a volume are candidates at once."""
+        """List the source's items; rows without a volume are candidates at once.
+
+        What earlier runs wrote is no part of the archive, should their folder lie in it.
+        """
+        folder = self.out.resolve()
+        copies = {name for (name,) in self.ledger.rows("SELECT file FROM copy")}
+        roots = [f"{folder.relative_to(above).as_posix()}/" for above in folder.parents]
+
+        def is_own(*parts: str) -> bool:
+            """Tell whether a path from the folder is of a file that curation or review wrote."""
+            first, *rest = parts
+            own = first == PRIVATE or first.startswith("review.db")
+            return own or (first == COPIES and bool(rest) and rest[0] in copies)
+
+        def is_own_item(item: str) -> bool:
+            # A source names items from its root, which may be any folder above, or this one.
+            rests = (item[len(root) :] for root in ("", *roots) if item.startswith(root))
+            return any(
+                rest and is_own(*rest.split("/")) and (folder / rest).exists() for rest in rests
+            )
 
         def found() -> Iterator[tuple[Any, ...]]:
             for n, item in enumerate(self.source.items()):
                 if isinstance(item, Rejection):
-                    rejected.append(item)
+                    if not is_own_item(item.item):
+                        rejected.append(item)
                 elif isinstance(item, TableRow):
-                    yield n, item.item, None, json.dumps(dataclasses.asdict(item.facts))
-                elif _is_utf8(item.path):
-                    yield n, item.item, _ref_to_json(item), None
-                else:
+                    yield n, storable(item.item), None, json.dumps(dataclasses.asdict(item.facts))
+                elif not _is_utf8(item.path):
                     reason = "The name, or a folder's above it, is not UTF-8 and cannot be stored. Rename it."
                     rejected.append(Rejection(item.item, "bad-name", reason))
+                elif folder not in (path := item.path.resolve()).parents or not is_own(
+                    *path.relative_to(folder).parts
+                ):
+                    yield n, storable(item.item), _ref_to_json(item), None
 
         rejected: list[Rejection] = []
         for rows in _batches(found()):
             self.ledger.many("INSERT OR IGNORE INTO found VALUES (?, ?, ?, ?)", rows)
+            new = {n for (n,) in self.ledger.rows("SELECT n FROM found WHERE n >= ?", rows[0][:1])}
+            reason = "Another item has this very name and came first. Give each a name of its own."
+            rejected += [
+                Rejection(row[1], "duplicate-row", reason) for row in rows if row[0] not in new
+            ]
             self.ledger.reject(rejected)
             rejected.clear()
         self.ledger.reject(rejected)
@@ -241,6 +286,7 @@ class _Run:
                 except InputError as error:
                     rejected.append(Rejection(item, error.rule, str(error)))
                     continue
+                facts = _storable(facts)
                 if "rule" in seen:
                     rejected.append(Rejection(item, seen["rule"], seen["reason"]))
                     continue
@@ -251,7 +297,9 @@ class _Run:
                 yield self._candidate(n, item, ref, facts, seen)
 
         for rows in _batches(candidates()):
-            self.ledger.many("INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)", rows)
+            self.ledger.many(
+                "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 1)", rows
+            )
             self.ledger.reject(rejected)
             rejected.clear()
         self.ledger.reject(rejected)
@@ -282,6 +330,24 @@ class _Run:
         if not facts.patient_id:
             return self._study_name(facts)
         return pseudonym("P", facts.patient_id, key) if self.config.rename else facts.patient_id
+
+    def tell_patients_apart(self) -> None:
+        """Make studies of several patients with one number studies of their own, and doubt them.
+
+        A volume of the study that names no patient is of the only one that the others name.
+        """
+        # Whoever has no number of a patient bears that of the study.
+        named = "SELECT study, count(DISTINCT patient) AS k, min(patient) AS one FROM candidate "
+        self.ledger.run(f"CREATE TEMP TABLE named AS {named} WHERE patient != study GROUP BY study")
+        self.ledger.run("CREATE INDEX named_study ON named (study)")
+        self.ledger.run(
+            "UPDATE candidate SET patient = (SELECT one FROM named n WHERE n.study = candidate.study) "
+            "WHERE patient = study AND study IN (SELECT study FROM named WHERE k = 1)"
+        )
+        self.ledger.run(
+            "UPDATE candidate SET n_patients = (SELECT k FROM named n WHERE n.study = candidate.study), "
+            "study = study || '/' || patient WHERE study IN (SELECT study FROM named WHERE k > 1)"
+        )
 
     # --- one volume a study ------------------------------------------------------------------
 
@@ -329,21 +395,41 @@ class _Run:
         )
         for (shape,) in list(shapes):
             query = (
-                "SELECT n, item, json_extract(seen, '$.sketch') FROM candidate "
+                "SELECT n, item, json_extract(seen, '$.sketch'), ref, hash FROM candidate "
                 "WHERE NOT gone AND shape = ? ORDER BY has_text DESC, n"
             )
-            numbers, items, sketches = [], [], []
-            for n, item, sketch in self.ledger.rows(query, (shape,)):
+            numbers, items, sketches, scans = [], [], [], []
+            for n, item, sketch, ref, digest in self.ledger.rows(query, (shape,)):
                 numbers.append(n)
                 items.append(item)
                 sketches.append(np.frombuffer(base64.b64decode(sketch), "<i2"))
+                scans.append((ref, digest))
             stacked = np.stack(sketches).reshape(-1, *THUMBNAIL)
-            for first, other, offset in near_copies(stacked):
+            is_same = functools.partial(self._is_same, scans)
+            for first, other, offset in near_copies(stacked, is_same):
                 yield (
                     numbers[other],
                     items[other],
                     rules.near_duplicate_volume(items[first], offset),
                 )
+
+    def _is_same(
+        self, scans: list[tuple[str, str]], first: int, other: int, offset_hu: float
+    ) -> bool:
+        """Compare two volumes whose sketches are near, voxel by voxel, once for all runs."""
+        pair = " ".join(digest for _, digest in (scans[first], scans[other]))
+        known = list(self.ledger.rows("SELECT same FROM compared WHERE pair = ?", (pair,)))
+        if known:
+            return bool(known[0][0])
+        try:
+            one, two = (
+                read_ref(_ref_from_json(scans[k][0]), self.config.check) for k in (first, other)
+            )
+        except MedFinderError:  # it could be read a moment ago; without it, both are kept
+            return False
+        same = is_same_scan(one, two, offset_hu)
+        self.ledger.run("INSERT OR REPLACE INTO compared VALUES (?, ?)", (pair, int(same)))
+        return same
 
     # --- names and words ---------------------------------------------------------------------
 
@@ -357,10 +443,13 @@ class _Run:
             "UNION SELECT 'patient', patient, safe_id(patient) FROM candidate WHERE NOT gone"
         )
         # Two names that make one id: all but the one that is the id get a mark of their own.
-        db.execute(
+        # Such a mark may make a third's id, so until there is none.
+        mark = (
             "UPDATE name SET safe = safe || '-' || short_hash(raw) WHERE raw != safe AND "
             "(kind, safe) IN (SELECT kind, safe FROM name GROUP BY kind, safe HAVING count(*) > 1)"
         )
+        while db.execute(mark).rowcount:
+            pass
 
     def read_words(self) -> None:
         """De-identify, parse and judge each study's words."""
@@ -482,7 +571,9 @@ class _Run:
         )
         kept = {
             patients[groups.root(number[patient])]: split
-            for patient, split in sorted(before.items(), reverse=True)  # the first patient's wins
+            # Where a text joins patients of two splits, train wins: what was trained on is never
+            # tested on.
+            for patient, split in sorted(before.items(), key=lambda dealt: dealt[1] == "train")
             if patient in number
         }
         dealt = deal(
@@ -519,10 +610,9 @@ class _Run:
             chains: list[tuple[str, frozenset[int]]] = []
             for _, patient, text in group:
                 own = triples(text)
-                for other, shingles in chains:
-                    if jaccard(own, shingles) >= MIN_JACCARD:
-                        yield [other, patient]
-                        break
+                near = [o for o, shingles in chains if jaccard(own, shingles) >= MIN_JACCARD]
+                if near:
+                    yield [*near, patient]
                 else:
                     chains.append((patient, own))
 
@@ -532,12 +622,12 @@ class _Run:
         """Write the tables, and return what they hold and the manifest that makes them valid."""
         out, ledger = self.out, self.ledger
         (out / MANIFEST).unlink(missing_ok=True)
-        paths = self._copied() if self.config.copy != "none" else {}
+        paths = self._copied()
         self._keep_doubts()
         stream_rejections(out / "rejections.parquet", self._rejections())
         stream_doubts(
             out / "doubts.parquet",
-            (Doubt(*row) for row in ledger.rows("SELECT DISTINCT * FROM doubt ORDER BY 1, 2, 3")),
+            (Doubt(*row) for row in ledger.rows("SELECT * FROM doubt ORDER BY 1, 2, 3")),
         )
         stream_refused(
             out / "translations.parquet",
@@ -573,10 +663,12 @@ class _Run:
         def doubts() -> Iterator[Doubt]:
             query = (
                 "SELECT study_id, json_extract(text, '$.doubts'), json_extract(facts, '$.doubts'), "
-                "json_extract(seen, '$.burned_in') FROM study JOIN candidate USING (n) "
-                "ORDER BY study_id"
+                "json_extract(seen, '$.burned_in'), n_patients FROM study "
+                "JOIN candidate USING (n) ORDER BY study_id"
             )
-            for study_id, of_text, of_source, burned_in in self.ledger.rows(query):
+            for study_id, of_text, of_source, burned_in, k in self.ledger.rows(query):
+                if k > 1:
+                    yield self._doubt(study_id, "ids-disagree", rules.study_of_several_patients(k))
                 for rule, reason in [*json.loads(of_text), *json.loads(of_source or "[]")]:
                     yield self._doubt(study_id, rule, reason)
                 if burned_in:
@@ -586,52 +678,98 @@ class _Run:
             self.ledger.doubt(batch)
 
     def _rejections(self) -> Iterator[Rejection]:
-        rows = self.ledger.rows("SELECT DISTINCT * FROM rejection ORDER BY item, rule, reason")
+        rows = self.ledger.rows("SELECT * FROM rejection ORDER BY 1, 2, 3")
         if not self.config.hide_names:
             yield from (Rejection(*row) for row in rows)
             return
         key = self.config.pseudonym_key
-        hidden = []
-        for item, rule, reason in rows:
-            name = pseudonym("I", item, key)
-            # A reason may name the item that was kept instead.
-            hidden.append((Rejection(name, rule, reason.split(": ")[0].split(" as ")[0]), item))
-        with (self.out / PRIVATE / "items.tsv").open("w", encoding="utf-8") as file:
-            file.writelines(f"{r.item}\t{item}\n" for r, item in hidden)
-        yield from sorted((r for r, _ in hidden), key=lambda r: (r.item, r.rule, r.reason))
+        known: dict[str, str] = {}
+
+        def hidden(item: str) -> str:
+            return known.setdefault(item, pseudonym("I", item, key))
+
+        rejections = [
+            Rejection(hidden(item), rule, rules.without_names(rule, reason, hidden))
+            for item, rule, reason in rows
+        ]
+        with atomic_write(self.out / PRIVATE / "items.tsv") as file:
+            for item, name in known.items():
+                line = item.replace("\t", " ").replace("\n", " ")
+                file.write(f"{name}\t{line}\n".encode())
+        yield from sorted(rejections, key=lambda r: (r.item, r.rule, r.reason))
 
     def _copied(self) -> dict[str, Path]:
-        """Write the copies that are not there yet; return each study's path, by its id."""
+        """Write the copies that are not there yet or of something else; return the studies' paths.
+
+        A copy that is no longer wanted is removed; a study that cannot be copied is left out.
+        """
+        folder = self.out / COPIES
         paths: dict[str, Path] = {}
+        marks: dict[str, str] = {}
 
         def jobs() -> Iterator[CopyJob]:
             query = (
-                "SELECT study_id, patient_id, patient, ref FROM study JOIN candidate USING (n) "
-                "WHERE ref IS NOT NULL ORDER BY study_id"
+                "SELECT study_id, patient_id, patient, ref, hash, mark FROM study "
+                "JOIN candidate USING (n) JOIN inspected USING (item) ORDER BY study_id"
             )
             key = self.config.pseudonym_key
-            for study_id, patient_id, raw, ref in self.ledger.rows(query):
+            for study_id, patient_id, raw, ref, digest, read in self.ledger.rows(query):
                 job = CopyJob(
                     ref=_ref_from_json(ref),
-                    folder=self.out / "volumes",
+                    folder=folder,
                     format=self.config.copy,
                     study_id=study_id,
                     patient_id=patient_id,
                     key=key,
                     days=shift_days(raw, key) if self.config.shift_dates else 0,
                     check=self.config.check,
+                    volume_hash=digest,
                 )
                 paths[study_id] = job.target
+                name = job.target.name
+                made_of = [read, digest, patient_id, job.days, pseudonym("K", key, key)]
+                mark = short_hash(json.dumps([*made_of, medfinder.__version__]))
+                marks[name] = mark
+                known = list(self.ledger.rows("SELECT mark FROM copy WHERE file = ?", (name,)))
+                if known == [(mark,)] and job.target.exists():
+                    continue
+                if not known and job.target.exists():
+                    raise InputError(
+                        f"The folder {str(folder)!r} holds files that no run of curate wrote, and "
+                        "copies go there. Move them, or give another folder."
+                    )
+                # Noted before it is written, so that whatever is there is known to be a copy.
+                self.ledger.run(
+                    "INSERT OR REPLACE INTO copy VALUES (?, ?, '', '{}')", (name, study_id)
+                )
                 yield job
 
-        self.ledger.many(
-            "INSERT OR REPLACE INTO copied VALUES (?, ?)",
-            (
-                (study_id, json.dumps(dict(removed.counts)))
-                for study_id, removed in copy_volumes(jobs(), self.workers)
-            ),
-        )
+        wanted = jobs() if self.config.copy != "none" else iter(())
+        for job, removed in copy_volumes(wanted, self.workers):
+            if isinstance(removed, Refused):
+                self._without_study(job.study_id, removed)
+                del paths[job.study_id], marks[job.target.name]
+                continue
+            counts = json.dumps(dict(removed.counts))
+            self.ledger.run(
+                "UPDATE copy SET mark = ?, removed = ? WHERE file = ?",
+                (marks[job.target.name], counts, job.target.name),
+            )
+        for (name,) in list(self.ledger.rows("SELECT file FROM copy ORDER BY file")):
+            for left in folder.glob(f".{glob.escape(name)}.*tmp"):  # of a killed run
+                _remove(left)
+            if name not in marks:
+                _remove(folder / name)
+                self.ledger.run("DELETE FROM copy WHERE file = ?", (name,))
         return paths
+
+    def _without_study(self, study_id: str, why: Refused) -> None:
+        """Leave out a study that was in already."""
+        query = "SELECT item FROM study JOIN candidate USING (n) WHERE study_id = ?"
+        ((item,),) = list(self.ledger.rows(query, (study_id,)))
+        self.ledger.reject([Rejection(item, why.rule, why.reason)])
+        self.ledger.run("DELETE FROM study WHERE study_id = ?", (study_id,))
+        self.ledger.run("DELETE FROM doubt WHERE study = ?", (study_id,))
 
     def _studies(self, paths: Mapping[str, Path]) -> Iterator[Study]:
         query = (
@@ -690,8 +828,8 @@ class _Run:
             removed.update(json.loads(kinds))
             n_reports += has_report
             n_translated += is_translated
-        headers = "SELECT removed FROM copied JOIN study USING (study_id)"
-        for (kinds,) in self.ledger.rows(headers) if self.config.copy != "none" else ():
+        headers = "SELECT removed FROM copy JOIN study USING (study_id)"
+        for (kinds,) in self.ledger.rows(headers):
             removed.update(json.loads(kinds))
         crossing = leakage(self.ledger.rows("SELECT patient_id, text_key, split FROM study"))
         return Manifest(
@@ -729,6 +867,30 @@ def facts_from_json(text: str) -> Facts:
         if value is not None:
             plain[name] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     return Facts(**plain)
+
+
+def _storable(facts: Facts) -> Facts:
+    """Return facts whose every text a file can hold; ids in the one form of their characters."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(clean(each) for each in value)
+        return storable(value) if isinstance(value, str) else value
+
+    plain = {field.name: clean(getattr(facts, field.name)) for field in dataclasses.fields(facts)}
+    for name in ("text", "translation"):  # no word of a report is made of such a half
+        plain[name] = getattr(facts, name).encode("utf-8", "ignore").decode()
+    for name in ("study_id", "patient_id", "raw_study_id", "raw_patient_id"):
+        if plain[name]:  # an accent may be written in two ways; a patient is one
+            plain[name] = unicodedata.normalize("NFC", plain[name])
+    return Facts(**plain)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _choice(item: str, seen: Mapping[str, Any], kernel: str) -> rules.Choice:

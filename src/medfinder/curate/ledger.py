@@ -2,8 +2,9 @@
 
 One SQLite file in the folder's ``private`` part, for its owner's eyes: it holds raw numbers and
 paths. What was read of each volume outlives the run, so a run that is killed goes on where it
-stopped and a second one reads only what is new; so do the split that each patient was dealt and
-what each copy's headers lost. The rest is worked out anew each time. Does not know what its rows mean.
+stopped and a second one reads only what is new; so do the split that each patient was dealt, which
+scans were compared, and of what each copy was made. The rest is worked out anew each time. Does not
+know what its rows mean.
 """
 
 import fcntl
@@ -27,7 +28,11 @@ CREATE TABLE IF NOT EXISTS inspected (item TEXT PRIMARY KEY, mark TEXT, seen TEX
 CREATE TABLE IF NOT EXISTS dealt (
     config TEXT, patient TEXT, split TEXT, PRIMARY KEY (config, patient)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS copied (study_id TEXT PRIMARY KEY, removed TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS compared (pair TEXT PRIMARY KEY, same INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS copy (
+    file TEXT PRIMARY KEY, study_id TEXT, mark TEXT, removed TEXT
+) WITHOUT ROWID;
+DROP TABLE IF EXISTS copied;
 DROP TABLE IF EXISTS name;
 DROP TABLE IF EXISTS found;
 DROP TABLE IF EXISTS candidate;
@@ -39,7 +44,7 @@ DROP TABLE IF EXISTS doubt;
 CREATE TABLE found (n INTEGER PRIMARY KEY, item TEXT UNIQUE, ref TEXT, facts TEXT);
 CREATE TABLE candidate (
     n INTEGER PRIMARY KEY, item TEXT UNIQUE, study TEXT, patient TEXT, hash TEXT, shape TEXT,
-    has_text INTEGER, facts TEXT, seen TEXT, ref TEXT, gone INTEGER
+    has_text INTEGER, facts TEXT, seen TEXT, ref TEXT, gone INTEGER, n_patients INTEGER
 );
 CREATE INDEX candidate_hash ON candidate (hash);
 CREATE INDEX candidate_study ON candidate (study);
@@ -55,9 +60,18 @@ CREATE INDEX said_study ON said (study_id, kind);
 CREATE INDEX study_patient ON study (patient_id);
 CREATE TABLE band (key INTEGER, study_id TEXT);
 CREATE INDEX band_key ON band (key);
-CREATE TABLE rejection (item TEXT, rule TEXT, reason TEXT);
-CREATE TABLE doubt (study TEXT, rule TEXT, reason TEXT, weight REAL);
+CREATE TABLE rejection (
+    item TEXT, rule TEXT, reason TEXT, PRIMARY KEY (item, rule, reason)
+) WITHOUT ROWID;
+CREATE TABLE doubt (
+    study TEXT, rule TEXT, reason TEXT, weight REAL, PRIMARY KEY (study, rule, reason)
+) WITHOUT ROWID;
 """
+
+
+def storable(text: str) -> str:
+    """Return `text` with half surrogate pairs, which no file can hold, written out as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Ledger:
@@ -121,6 +135,11 @@ class Ledger:
     ) -> None:
         self.db.close()
         os.close(self._lock)
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, a file system gone read-only
+            raise ArtifactError(
+                f"The ledger of {str(self.path.parent.parent)!r} cannot be written: {error}. Free disk "
+                "space, and run the same command again: it goes on where it stopped."
+            ) from None
 
     def many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Run one statement for many rows, a bounded number in each transaction."""
@@ -136,6 +155,10 @@ class Ledger:
         self.db.execute("BEGIN")
         self.db.executemany(statement, rows)
         self.db.execute("COMMIT")
+
+    def run(self, statement: str, values: tuple[Any, ...] = ()) -> None:
+        """Run one statement."""
+        self.db.execute(statement, values)
 
     def rows(self, statement: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query, a batch in memory at a time.
@@ -153,14 +176,14 @@ class Ledger:
     def reject(self, rejections: Iterable[Rejection]) -> None:
         """Note why items were left out."""
         self.many(
-            "INSERT INTO rejection VALUES (?, ?, ?)",
-            ((r.item, r.rule, r.reason) for r in rejections),
+            "INSERT OR IGNORE INTO rejection VALUES (?, ?, ?)",
+            ((storable(r.item), r.rule, storable(r.reason)) for r in rejections),
         )
 
     def doubt(self, doubts: Iterable[Doubt]) -> None:
         """Note why studies should be looked at."""
         self.many(
-            "INSERT INTO doubt VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO doubt VALUES (?, ?, ?, ?)",
             ((d.study_id, d.rule, d.reason, d.weight) for d in doubts),
         )
 

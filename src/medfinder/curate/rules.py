@@ -6,7 +6,7 @@ are spelt and what each means is in ``docs/reference/rejections.md``.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medfinder.records import Language
@@ -161,9 +161,42 @@ def near_duplicate_volume(first: str, offset_hu: float) -> str:
     return f"The same scan as {first}{shifted}, which is kept. Were it another study, say so."
 
 
+def study_of_several_patients(n: int) -> str:
+    """``ids-disagree``: one number stands for studies of several patients, which are kept apart."""
+    return (
+        f"{n} patients have a study of this number. Each is a study here; see that none is wrong."
+    )
+
+
 def shared_report(n: int) -> str:
     """``shared-report``: studies of several patients have one text, so one of them may be wrong."""
     return f"{n} studies of other patients have this very text. See that it belongs to this CT."
+
+
+_NAMES_AN_ITEM = (
+    "duplicate-volume",
+    "near-duplicate-volume",
+    "other-series",
+    "duplicate-row",
+    "report-superseded",
+)
+_ITEM = re.compile(
+    r"( as | counts: |this study: )(?!row \d+ |a later )"
+    r"(.+?)(?=(?: but for .*)?, which |, with | and says |\.$)"
+)
+
+
+def without_names(rule: str, reason: str, hidden: Callable[[str], str]) -> str:
+    """Return a rejection's reason without the names of files and rows in it.
+
+    Args:
+        hidden: Gives a name's pseudonym.
+    """
+    if rule in _NAMES_AN_ITEM:
+        return _ITEM.sub(lambda found: found[1] + hidden(found[2]), reason)
+    if rule == "other-body-part":  # it repeats a header's own words
+        return re.sub(r"(['\"]).*\1", "another part", reason)
+    return reason
 
 
 def same_source_other_translation(n: int) -> str:
