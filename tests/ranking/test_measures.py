@@ -87,6 +87,14 @@ def test_a_gain_of_another_name_is_refused() -> None:
     assert error.value.rule == "option"
 
 
+def test_a_grade_whose_gain_float64_cannot_hold_is_refused() -> None:
+    ranks = rank_scores(np.eye(2), np.array([[1000, 0], [0, 1]]))
+    assert measures.ndcg(ranks).tolist() == [1, 1]
+    with pytest.raises(InputError, match="A grade of 1000 has too great an exponential") as error:
+        measures.ndcg(ranks, gain="exponential")
+    assert error.value.rule == "grade"
+
+
 def cut_off() -> Ranks:
     """Two queries, three places each: of the second query's two relevant items one is lost."""
     starts, better = np.array([0, 1, 3]), np.array([1, 2, 3])

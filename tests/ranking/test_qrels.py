@@ -96,7 +96,11 @@ def test_tabs_blank_lines_a_mark_and_any_order_are_read(tmp_path: Path) -> None:
         (b"q 0 a 1.0\n", "grade", "The grade in line 1 of the qrels is '1.0'"),
         (b"q 0 a 1_0\n", "grade", "The grade in line 1 of the qrels is '1_0'"),
         (b"q 0 a 4294967296\n", "grade", "The grade in line 1 of the qrels is 4294967296"),
-        (b"q 0 a 1\nq 0 b 1\nq 0 a 1\n", "repeated-pair", "line 3 .* stands in line 1 already"),
+        (
+            b"q 0 a 1\nq 0 b 1\nq 0 a 1\n",
+            "repeated-pair",
+            "of line 3 of the qrels are those of line 1",
+        ),
         (b"\n\n", "empty", "The qrels are empty"),
         (b"q 0 \xff 1\n", "unreadable", "cannot be read: it is not text in UTF-8"),
     ],
@@ -130,7 +134,7 @@ def test_a_file_that_is_not_there_is_named_without_its_path(tmp_path: Path) -> N
         (
             lambda: Qrels([("q", "a", 1), ("q", "b", 1), ("q", "a", 2)]),
             "repeated-pair",
-            "Pair 3 of the qrels names a query and an item that an earlier pair named",
+            "The query and the item of pair 3 are those of pair 1 too; judge each pair once",
         ),
         (lambda: Qrels.from_keys(["a"], ["x", "y"]), "shape", "1 query ids and 2 keys"),
         (lambda: Qrels.from_keys(["a", "a"], ["x", "y"]), "repeated-id", "row 1 is that of row 0"),

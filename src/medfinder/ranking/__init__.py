@@ -1,4 +1,4 @@
 """Scores of queries against a gallery → ranks → measures, with their uncertainty.
 
-Knows arrays and row numbers only: no studies, no text, no network.
+Knows arrays, row numbers and ids only: no studies, no text, no network.
 """

@@ -24,6 +24,8 @@ from medfinder.ranking.ranks import Ranks
 
 Values = NDArray[np.float64]
 
+_STEEPEST = 900  # float64 ends at 2**1024
+
 
 def success_at_k(ranks: Ranks, k: int) -> Values:
     """Return the chance that a relevant item is among the first k, (Q,) in [0, 1].
@@ -159,7 +161,7 @@ def ndcg(
             every grade is 1.
 
     Raises:
-        InputError: Rules ``k``, ``option``.
+        InputError: Rules ``k``, ``option``; ``grade``: a gain of 2**grade would pass float64.
 
     Source:
         Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS 20, 2002;
@@ -167,6 +169,12 @@ def ndcg(
     """
     if gain not in ("linear", "exponential"):
         raise InputError(f"gain must be linear or exponential, got {gain!r}.", rule="option")
+    if gain == "exponential" and ranks.grades.max() > _STEEPEST:
+        raise InputError(
+            f"A grade of {ranks.grades.max():g} has too great an exponential gain, at most "
+            f"{_STEEPEST} can be used; take linear gain or smaller grades.",
+            rule="grade",
+        )
     gains = ranks.grades if gain == "linear" else np.exp2(ranks.grades) - 1
     query = np.repeat(np.arange(ranks.n_queries), np.diff(ranks.starts))
     n = ranks.tied + 1

@@ -4,7 +4,8 @@ Knows ids only. `Qrels.among` turns them into row numbers of two lists of ids, i
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,46 +42,39 @@ class Qrels:
         Raises:
             InputError: Rules ``empty``, ``grade``, ``id``, ``repeated-pair``.
         """
+        self._take(judged, lambda n: f"pair {n + 1}")
+
+    def _take(self, judged: Iterable[tuple[str, str, int]], where: Callable[[int], str]) -> None:
+        """Take judged pairs; `where` says in words which the n-th is, from 0."""
         queries: dict[str, int] = {}
         items: dict[str, int] = {}
-        query, rows, grades = [], [], []
-        for number, (query_id, item_id, grade) in enumerate(judged, 1):
-            where = f"pair {number}"
-            check_id(query_id, where)
-            check_id(item_id, where)
-            query.append(queries.setdefault(query_id, len(queries)))
-            rows.append(items.setdefault(item_id, len(items)))
-            grades.append(_grade(grade, where))
-        if not query:
+        parts = array("q"), array("q"), array("q")
+        for n, (query_id, item_id, grade) in enumerate(judged):
+            check_id(query_id, where, n)
+            check_id(item_id, where, n)
+            whole = isinstance(grade, (int, np.integer)) and not isinstance(grade, bool)
+            if not whole or not 0 <= grade < _MOST:
+                raise InputError(_GRADE.format(where(n), grade), rule="grade")
+            parts[0].append(queries.setdefault(query_id, len(queries)))
+            parts[1].append(items.setdefault(item_id, len(items)))
+            parts[2].append(int(grade))
+        if not queries:
             raise InputError(
                 "The qrels are empty; name at least one pair of a query and an item.", rule="empty"
             )
-        self._fill(queries, items, *(np.array(part, np.int64) for part in (query, rows, grades)))
-
-    def _fill(
-        self,
-        queries: Iterable[str],
-        items: Iterable[str],
-        query: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        grades: NDArray[np.int64],
-    ) -> None:
-        self.queries = tuple(queries)
-        self.items = tuple(items)
-        order = np.argsort(query, kind="stable")
-        keys = query * len(self.items) + rows
-        distinct, first = np.unique(keys, return_index=True)
-        if len(distinct) < len(keys):
-            again = int(np.setdiff1d(np.arange(len(keys)), first)[0])
+        query, rows, grades = (np.array(part, np.int64) for part in parts)
+        twice = repeated(query * len(items) + rows)
+        if twice:
             raise InputError(
-                f"Pair {again + 1} of the qrels names a query and an item that an earlier pair "
-                "named; judge each pair once.",
+                f"The query and the item of {where(twice[1])} are those of {where(twice[0])} too; "
+                "judge each pair once.",
                 rule="repeated-pair",
             )
-        self.starts = np.searchsorted(query[order], np.arange(len(self.queries) + 1))
-        self.rows = rows[order]
-        self.grades = grades[order]
-        self._numbers = {query_id: i for i, query_id in enumerate(self.queries)}
+        order = np.argsort(query, kind="stable")
+        self.queries, self.items = tuple(queries), tuple(items)
+        self.starts = np.searchsorted(query[order], np.arange(len(queries) + 1))
+        self.rows, self.grades = rows[order], grades[order]
+        self._numbers = queries
 
     # -- ways in -------------------------------------------------------------
 
@@ -156,23 +150,21 @@ class Qrels:
             InputError: The line is named; rules ``unreadable``, ``columns``, ``grade``,
                 ``repeated-pair``, ``empty``.
         """
+        lines = array("q")
+
+        def where(n: int) -> str:
+            return f"line {lines[n]} of the qrels"
 
         def judged() -> Iterator[tuple[str, str, int]]:
             for number, (query_id, _, item_id, grade) in fields(path, "qrels", 4):
-                where = f"line {number} of the qrels"
+                lines.append(number)
                 if not re.fullmatch("[0-9]{1,10}", grade):
-                    raise InputError(_GRADE.format(where, grade), rule="grade")
-                if (query_id, item_id) in seen:
-                    raise InputError(
-                        f"The pair in {where} stands in line {seen[query_id, item_id]} already; "
-                        "judge each pair once.",
-                        rule="repeated-pair",
-                    )
-                seen[query_id, item_id] = number
-                yield query_id, item_id, _grade(int(grade), where)
+                    raise InputError(_GRADE.format(where(-1), grade), rule="grade")
+                yield query_id, item_id, int(grade)
 
-        seen: dict[tuple[str, str], int] = {}
-        return cls(judged())
+        qrels = cls.__new__(cls)
+        qrels._take(judged(), where)
+        return qrels
 
     # -- ways out ------------------------------------------------------------
 
@@ -326,11 +318,13 @@ class Qrels:
 _GRADE = "The grade in {} is {!r}; a grade is a whole number from 0 to 2**31 - 1."
 
 
-def _grade(grade: Any, where: str) -> int:
-    whole = isinstance(grade, (int, np.integer)) and not isinstance(grade, bool)
-    if not whole or not 0 <= grade < _MOST:
-        raise InputError(_GRADE.format(where, grade), rule="grade")
-    return int(grade)
+def repeated(keys: NDArray[np.int64]) -> tuple[int, int] | None:
+    """Return where the first key that came before came first, and where it came again; or None."""
+    distinct, first, whose = np.unique(keys, return_index=True, return_inverse=True)
+    if len(distinct) == len(keys):
+        return None
+    again = int(np.flatnonzero(first[whose] < np.arange(len(keys)))[0])
+    return int(first[whose[again]]), again
 
 
 def check_ids(name: str, ids: Sequence[str]) -> None:
@@ -349,7 +343,7 @@ def check_ids(name: str, ids: Sequence[str]) -> None:
         )
     first: dict[str, int] = {}
     for row, one in enumerate(ids):
-        check_id(one, f"{name} row {row}")
+        check_id(one, f"{name} row {{}}".format, row)
         if first.setdefault(one, row) != row:
             raise InputError(
                 f"The id of {name} row {row} is that of row {first[one]} too; every row needs an id "
@@ -358,16 +352,21 @@ def check_ids(name: str, ids: Sequence[str]) -> None:
             )
 
 
-def check_id(one: Any, where: str) -> None:
-    """Refuse an id that a TREC file cannot hold.
+def check_id(one: Any, where: Callable[[int], str] | str, n: int = 0) -> None:
+    """Refuse an id that a TREC file cannot hold: white space is what separates its columns.
+
+    Args:
+        one: The id.
+        where: Where it stands, in words, or what makes these of `n`.
+        n: Its number.
 
     Raises:
         InputError: Rule ``id``.
     """
-    # Whitespace is what separates the columns of a TREC file.
-    if not isinstance(one, str) or len(one.split()) != 1 or one != one.strip():
+    if not isinstance(one, str) or one.split() != [one]:
+        place = where if isinstance(where, str) else where(n)
         raise InputError(
-            f"The id in {where} is no text without white space; TREC files have no place for it.",
+            f"The id in {place} is no text without white space; TREC files have no place for it.",
             rule="id",
         )
 

@@ -7,6 +7,7 @@ of its rank column, nor the order of a gallery.
 """
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from medfinder.artifact import atomic_write
 from medfinder.errors import InputError
 from medfinder.ranking.grid import grid_and_scale, narrow_gallery, narrow_queries
-from medfinder.ranking.qrels import Qrels, check_id, check_ids, fields
+from medfinder.ranking.qrels import Qrels, check_id, check_ids, fields, repeated
 from medfinder.ranking.ranks import Ranks
 from medfinder.ranking.tables import blocks, check_dimensions, check_table, check_vectors
 
@@ -67,9 +68,10 @@ class Run:
         check_ids("query", list(scored))
         for number, found in enumerate(scored.values()):
             for place, (item_id, score) in enumerate(found.items()):
-                check_id(item_id, f"item {place} of query {number}")
+                where = f"item {place} of query {number}"
+                check_id(item_id, where)
                 rows.append(items.setdefault(item_id, len(items)))
-                scores.append(_score(score, f"item {place} of query {number}"))
+                scores.append(_score(score, where))
             starts.append(len(rows))
         return cls(
             list(scored),
@@ -197,21 +199,32 @@ class Run:
             InputError: The line is named; rules ``unreadable``, ``columns``, ``not-finite``,
                 ``repeated-item``, ``empty``.
         """
-        scored: dict[str, dict[str, float]] = {}
+        queries: dict[str, int] = {}
+        items: dict[str, int] = {}
+        parts = array("q"), array("q"), array("q")
+        scores = array("f")
         for number, (query_id, _, item_id, _, score, _) in fields(path, "run", 6):
-            found = scored.setdefault(query_id, {})
-            if item_id in found:
-                raise InputError(
-                    f"Line {number} of the run gives its query an item that it has already; rank "
-                    "each item once.",
-                    rule="repeated-item",
-                )
-            try:
-                value = float(score)
-            except ValueError:
-                value = math.nan
-            found[item_id] = _score(value, f"line {number} of the run")
-        return cls.from_lists(scored)
+            parts[0].append(number)
+            parts[1].append(queries.setdefault(query_id, len(queries)))
+            parts[2].append(items.setdefault(item_id, len(items)))
+            # Python reads 1_0 as a number, nobody else does.
+            value = math.nan if "_" in score else score
+            scores.append(_score(value, f"line {number} of the run"))
+        if not queries:
+            raise InputError("The run is empty; a measure over nothing is undefined.", rule="empty")
+        lines, query, rows = (np.array(part, np.int64) for part in parts)
+        twice = repeated(query * len(items) + rows)
+        if twice:
+            raise InputError(
+                f"Line {lines[twice[1]]} of the run gives its query the item that line "
+                f"{lines[twice[0]]} gives it too; rank each item once.",
+                rule="repeated-item",
+            )
+        order = np.argsort(query, kind="stable")
+        starts = np.searchsorted(query[order], np.arange(len(queries) + 1))
+        return cls(
+            list(queries), list(items), starts, rows[order], np.array(scores, np.float32)[order]
+        )
 
     # -- ways out ------------------------------------------------------------
 
@@ -244,7 +257,8 @@ class Run:
     ) -> Ranks:
         """Return where each query's relevant items stand, queries in the order of the run.
 
-        Items that the run lacks are found at no k. Grades of 0 and items that the qrels do not name
+        Items that the run lacks are found at no k. The rankings count as whole (see `Ranks`) if each
+        query has every item that the run names and none that answers it is missing. Grades of 0 and items that the qrels do not name
         are not relevant.
 
         Args:
@@ -378,7 +392,10 @@ def _checked_k(k: int | None, n_items: int) -> int:
 
 
 def _score(score: Any, where: str) -> float:
-    value = float(score)
+    try:
+        value = float(score)
+    except ValueError:
+        value = math.nan
     if not abs(value) <= _LARGEST:
         raise InputError(
             f"The score of {where} is no finite float32 number; a run cannot be put in order by it.",
