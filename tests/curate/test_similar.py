@@ -7,7 +7,7 @@ import pytest
 from curate.conftest import body
 from medfinder.curate.similar import (
     Groups,
-    bands,
+    Rarity,
     is_same_scan,
     jaccard,
     near_copies,
@@ -89,15 +89,18 @@ def reports(n: int) -> list[str]:
     return [word(sample_case(seed), seed, "en") for seed in range(n)]
 
 
-def test_a_few_changed_words_keep_two_texts_near_and_a_band_in_common() -> None:
+def test_a_few_changed_words_keep_two_texts_near_and_a_rare_triple_in_common() -> None:
     long = [text for text in reports(60) if len(text.split()) > 80]
     assert len(long) > 20
     met = 0
+    rarity = Rarity()
+    for text in long:
+        rarity.add(triples(text))
     for text in long:
         changed_text = text.replace(" the ", " this ", 1)
         a, b = triples(text), triples(changed_text)
         assert jaccard(a, b) >= 0.9
-        met += bool(set(bands(a)) & set(bands(b)))
+        met += bool(set(rarity.rarest(a)) & set(rarity.rarest(b)))
     assert met == len(long)
 
 
@@ -141,3 +144,25 @@ def test_many_sketches_of_like_bodies_are_compared_in_seconds() -> None:
     start = time.process_time()
     assert list(near_copies(sketches)) == []
     assert time.process_time() - start < 20
+
+
+def test_texts_of_one_template_meet_only_where_they_are_near() -> None:
+    rng = np.random.default_rng(0)
+    sets = []
+    for _ in range(150):
+        template = [f"w{k}" for k in range(60)]
+        for k in rng.choice(60, rng.integers(0, 4), replace=False):
+            template[k] = f"other{rng.integers(9)}"
+        sets.append(triples(" ".join(template)))
+    rarity = Rarity()
+    for own in sets:
+        rarity.add(own)
+    rare = [set(rarity.rarest(own)) for own in sets]
+    n_met = n_near = 0
+    for a, b in itertools.combinations(range(len(sets)), 2):
+        near = jaccard(sets[a], sets[b]) >= 0.9
+        met = bool(rare[a] & rare[b])
+        assert met or not near
+        n_met, n_near = n_met + met, n_near + near
+    assert n_near > 100
+    assert n_met < 0.5 * len(sets) ** 2 / 2

@@ -38,6 +38,7 @@ from medfinder.curate.similar import (
     MIN_JACCARD,
     THUMBNAIL,
     Groups,
+    Rarity,
     is_same_scan,
     jaccard,
     near_copies,
@@ -596,14 +597,25 @@ class _Run:
         )
         for _, group in itertools.groupby(self.ledger.rows(query), key=lambda row: row[0]):
             yield [patient for _, patient in group]
-        self.ledger.db.execute(
-            "INSERT INTO band SELECT value, min(study_id) FROM study, json_each(text, '$.bands') "
-            "GROUP BY text_key, value"
+        once = (
+            "SELECT min(study_id), json_extract(text, '$.report.text') FROM study "
+            "WHERE text_key != '' GROUP BY text_key"
+        )
+        rarity = Rarity()
+        for _, text in self.ledger.rows(once):
+            rarity.add(triples(text))
+        self.ledger.many(
+            "INSERT INTO rare VALUES (?, ?)",
+            (
+                (triple, study_id)
+                for study_id, text in self.ledger.rows(once)
+                for triple in rarity.rarest(triples(text))
+            ),
         )
         query = (
-            "SELECT key, patient_id, json_extract(text, '$.report.text') FROM band "
-            "JOIN study ON study.study_id = band.study_id WHERE key IN "
-            "(SELECT key FROM band GROUP BY key HAVING count(*) > 1) ORDER BY key, band.study_id"
+            "SELECT triple, patient_id, json_extract(text, '$.report.text') FROM rare "
+            "JOIN study USING (study_id) WHERE triple IN "
+            "(SELECT triple FROM rare GROUP BY triple HAVING count(*) > 1) ORDER BY triple, study_id"
         )
         for _, group in itertools.groupby(self.ledger.rows(query), key=lambda row: row[0]):
             # Each is compared with the first of its chain: near copies of one template all meet it.

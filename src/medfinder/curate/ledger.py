@@ -39,6 +39,7 @@ DROP TABLE IF EXISTS candidate;
 DROP TABLE IF EXISTS study;
 DROP TABLE IF EXISTS said;
 DROP TABLE IF EXISTS band;
+DROP TABLE IF EXISTS rare;
 DROP TABLE IF EXISTS rejection;
 DROP TABLE IF EXISTS doubt;
 CREATE TABLE found (n INTEGER PRIMARY KEY, item TEXT UNIQUE, ref TEXT, facts TEXT);
@@ -58,8 +59,8 @@ CREATE TABLE said (kind TEXT, key TEXT, study_id TEXT, patient_id TEXT);
 CREATE INDEX said_key ON said (key, patient_id);
 CREATE INDEX said_study ON said (study_id, kind);
 CREATE INDEX study_patient ON study (patient_id);
-CREATE TABLE band (key INTEGER, study_id TEXT);
-CREATE INDEX band_key ON band (key);
+CREATE TABLE rare (triple INTEGER, study_id TEXT);
+CREATE INDEX rare_triple ON rare (triple);
 CREATE TABLE rejection (
     item TEXT, rule TEXT, reason TEXT, PRIMARY KEY (item, rule, reason)
 ) WITHOUT ROWID;

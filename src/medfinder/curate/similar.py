@@ -5,6 +5,7 @@ is then compared. Knows neither studies nor the ledger.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,7 +28,6 @@ _SLAB = 32
 
 MIN_JACCARD = 0.9
 """Share of word triples that two texts need to have in common to be nearly the same."""
-_N_HASHES, _N_BANDS = 32, 8
 _WORDS = re.compile(r"[^\W_]+")
 
 
@@ -162,22 +162,34 @@ def triples(text: str) -> frozenset[int]:
     )
 
 
-def bands(shingles: frozenset[int]) -> list[int]:
-    """Return eight keys of which near copies share at least one, with probability .9998 at .9.
+class Rarity:
+    """How often each word triple occurs in many texts, about: what near copies are found by.
+
+    Two texts of which `MIN_JACCARD` is in common share one of the rarest few triples of either, so
+    only texts that share one need to be compared, and none is missed. A template's own words are
+    common, so texts that only follow one template do not meet.
 
     Source:
-        MinHash with banding: Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets,
-        chapter 3.
+        Prefix filtering: Bayardo, Ma, Srikant, WWW 2007; Xiao et al., WWW 2008 (PPJoin).
     """
-    a, b = _parameters()
-    values = np.fromiter(shingles, np.uint64, len(shingles))
-    # Multiply-shift: the product wraps at 2^64, and its high half is well mixed.
-    least = ((values[None, :] * a[:, None] + b[:, None]) >> np.uint64(32)).min(axis=1)
-    keys = []
-    for k, rows in enumerate(least.reshape(_N_BANDS, -1)):
-        digest = hashlib.blake2b(bytes([k]) + rows.tobytes(), digest_size=7).digest()
-        keys.append(int.from_bytes(digest, "big"))
-    return keys
+
+    def __init__(self) -> None:
+        # By hash: triples that fall on one counter only look more common than they are.
+        self._counts = np.zeros(1 << 22, np.int32)
+
+    def add(self, shingles: frozenset[int]) -> None:
+        """Count a text's `triples`."""
+        np.add.at(self._counts, self._places(np.fromiter(shingles, np.uint64, len(shingles))), 1)
+
+    def rarest(self, shingles: frozenset[int]) -> list[int]:
+        """Return the rarest triples of a text, as many as a near copy may lack, and one."""
+        values = np.sort(np.fromiter(shingles, np.uint64, len(shingles)))
+        order = np.argsort(self._counts[self._places(values)], kind="stable")
+        n = len(values) - math.ceil(MIN_JACCARD * len(values) - 1e-9) + 1
+        return [int(v) for v in values[order[:n]].view(np.int64)]
+
+    def _places(self, values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        return (values & np.uint64(len(self._counts) - 1)).astype(np.int64)
 
 
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
@@ -216,9 +228,3 @@ def _words(text: str) -> list[str]:
 
 def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _parameters() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 1 << 64, (2, _N_HASHES), dtype=np.uint64)
-    return a | np.uint64(1), b

@@ -19,7 +19,7 @@ from medfinder.curate.labels import (
     label_negated,
     label_unmentioned,
 )
-from medfinder.curate.similar import bands, text_key, triples
+from medfinder.curate.similar import text_key
 from medfinder.errors import EmptyReport
 from medfinder.records import Finding, Language, Report
 from medfinder.report.clean import clean
@@ -74,7 +74,6 @@ class ReadText:
         removed: What de-identification took out, by kind.
         key: `similar.text_key` of the report; "" without one.
         translation_key: The same of its English, refused or not.
-        bands: `similar.bands` of it.
     """
 
     report: Report | None = None
@@ -86,7 +85,6 @@ class ReadText:
     removed: Mapping[str, int] = dataclasses.field(default_factory=dict)
     key: str = ""
     translation_key: str = ""
-    bands: tuple[int, ...] = ()
 
     def with_translation(
         self, text: str | None, refused: str | None, problems: Sequence[tuple[str, str]]
@@ -112,8 +110,7 @@ class ReadText:
         plain["report"] = plain["report"] and Report(**plain["report"])
         plain["findings"] = tuple(Finding(**f) for f in plain["findings"])
         plain["doubts"] = tuple((rule, reason) for rule, reason in plain["doubts"])
-        for name in ("labels", "bands"):
-            plain[name] = tuple(plain[name])
+        plain["labels"] = tuple(plain["labels"])
         return cls(**plain)
 
 
@@ -175,7 +172,6 @@ def read_text(words: Words, config: TextConfig) -> ReadText:
         removed=removed,
         key=text_key(report.text),
         translation_key=text_key(translation or refused or ""),
-        bands=tuple(bands(triples(report.text))),
     )
 
 
