@@ -295,6 +295,13 @@ def judged(layout: str, n_patients: int, work: Path, workers: int) -> dict[str, 
     return figures
 
 
+def earlier() -> dict[str, Any]:
+    """Return the figures on record, which a run of some layouts or sizes alone keeps."""
+    path = record.RESULTS / "curation.json"
+    found: dict[str, Any] = json.loads(path.read_text())["figures"] if path.is_file() else {}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", type=int, default=300)
@@ -304,11 +311,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--dry", action="store_true", help="Print only; leave the results alone.")
     options = parser.parse_args()
-    figures: dict[str, Any] = {
-        layout: judged(layout, options.patients, options.work, options.workers)
-        for layout in options.layouts
-    }
-    figures["tables"] = [measured(rows, options.work) for rows in options.rows]
+    figures = earlier()
+    for layout in options.layouts:
+        figures[layout] = judged(layout, options.patients, options.work, options.workers)
+    tables = {line["rows"]: line for line in figures.get("tables", [])}
+    tables |= {rows: measured(rows, options.work) for rows in options.rows}
+    figures["tables"] = [tables[rows] for rows in sorted(tables)]
     print("\n## Tables alone\n")
     print(record.table(figures["tables"]))
     if not options.dry:
