@@ -52,7 +52,7 @@ def with_row(row: int, value: float) -> np.ndarray:
     ],
 )  # fmt: skip
 def test_bad_vectors_are_named_and_counted(arrays: dict[str, Any], rule: str, text: str) -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         from_arrays("mine", arrays)
     assert caught.value.rule == rule
     assert text in str(caught.value)
@@ -73,7 +73,9 @@ def test_vectors_of_other_studies_altogether_are_refused() -> None:
 
 def test_a_study_without_a_vector_is_an_error() -> None:
     entrant = from_arrays("mine", {"study_id": IDS[1:], "volume": vectors()[1:]})
-    with pytest.raises(InputError, match=f"1 of 5 studies have no volume vector, first '{IDS[0]}'") as e:
+    with pytest.raises(
+        InputError, match=f"1 of 5 studies have no volume vector, first '{IDS[0]}'"
+    ) as e:
         seat(entrant, five_studies())
     assert e.value.rule == "missing-study"
 
@@ -117,7 +119,10 @@ def test_scaling_a_vector_changes_nothing() -> None:
     own = five_entrant()
     scaled = make_entrant(
         own.name,
-        {s: (p.ids, p.vectors * np.arange(1, len(p.ids) + 1)[:, None]) for s, p in own.sides.items()},
+        {
+            s: (p.ids, p.vectors * np.arange(1, len(p.ids) + 1)[:, None])
+            for s, p in own.sides.items()
+        },
     )
     assert benchmark(own, five_studies(), ["multi-positive"])[0].protocols == (
         benchmark(scaled, five_studies(), ["multi-positive"])[0].protocols

@@ -59,7 +59,9 @@ def test_a_curated_folder_is_read_and_its_test_split_taken(tmp_path: Path) -> No
     found = read_reference(folder)
     assert {s.split for s in found.studies} == {"test"}
     assert len(read_reference(folder, "all")) == 40
-    assert read_reference(folder / "studies.parquet", "all").hash == read_reference(folder, "all").hash
+    assert (
+        read_reference(folder / "studies.parquet", "all").hash == read_reference(folder, "all").hash
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_curated_folder_is_read_and_its_test_split_taken(tmp_path: Path) -> No
 def test_a_table_that_cannot_be_used_is_named(
     tmp_path: Path, text: str, rule: str, said: str
 ) -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         read_reference(table(tmp_path / "t.csv", text))
     assert caught.value.rule == rule
     assert said in str(caught.value)
@@ -120,7 +122,9 @@ def test_texts_are_the_same_whatever_their_case_and_space() -> None:
 
 
 def test_a_study_of_which_nothing_is_known_is_no_normal_study() -> None:
-    found = Reference((study("a", "p", "No nodule."), study("b", "q", ""), study("c", "r", "Nodule.")))
+    found = Reference(
+        (study("a", "p", "No nodule."), study("b", "q", ""), study("c", "r", "Nodule."))
+    )
     assert found.is_judged.tolist() == [True, False, True]
 
 

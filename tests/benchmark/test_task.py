@@ -43,9 +43,7 @@ def seated() -> Seated:
 
 
 @pytest.mark.parametrize("name", [n for n in protocols.names() if n != "pools"])
-def test_blocks_change_no_value(
-    seated: Seated, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_change_no_value(seated: Seated, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [measured(t, of_entrant(t, seated)) for t in ask(seated, protocols.get(name)) if t.n]
     monkeypatch.setattr(module, "_CELLS", 130)
     cut = [measured(t, of_entrant(t, seated)) for t in ask(seated, protocols.get(name)) if t.n]
@@ -120,7 +118,7 @@ def test_a_pool_without_drawing_is_what_drawing_estimates() -> None:
     exact = {k: float(v.mean()) for k, v in measured(one, None, placed).items()}
     scores = of_entrant(one, placed)(0, n)
     drawn: dict[int, list[float]] = {1: [], 8: []}
-    for _ in range(300):  # as Merlin: disjoint pools of a shuffled set, an incomplete one dropped
+    for _ in range(120):  # as Merlin: disjoint pools of a shuffled set, an incomplete one dropped
         order = random.permutation(n)
         places = []
         for start in range(0, n - size + 1, size):

@@ -376,6 +376,7 @@ def run_benchmark(
     config: BenchmarkConfig | None = None,
     *,
     compare_with: Sequence[str | Path] = (),
+    report: bool = True,
     progress: Progress | None = None,
 ) -> Made:
     """Measure an entrant and write the artifact: results, per-query scores, run files, report pages.
@@ -385,12 +386,13 @@ def run_benchmark(
     Args:
         out: Folder; an earlier benchmark there is replaced.
         compare_with: Folders of other models, measured on the same studies.
+        report: Whether to write the pages, with their pictures.
 
     Raises:
         InputError, Mismatch, UnknownName: As `benchmark` and `compare`; Mismatch where `out` is
             another stage's folder.
     """
-    from medfinder.benchmark.page import write_pages
+    from medfinder.benchmark.page import LATEX, MARKDOWN, PAGE, write_pages
 
     start = time.monotonic()
     config = config or BenchmarkConfig()
@@ -412,7 +414,10 @@ def run_benchmark(
         results = _with_runs(entrant, reference, results, out, config.depth)
     write_scores(out, rows)
     write_results(out, results)
-    write_pages(out, [results, *(r for r, _ in others)], [scores, *(s for _, s in others)])
+    for page in (MARKDOWN, LATEX, PAGE):
+        (out / page).unlink(missing_ok=True)
+    if report:
+        write_pages(out, [results, *(r for r, _ in others)], [scores, *(s for _, s in others)])
     duration_s = round(time.monotonic() - start, 3)
     write_manifest(
         out,

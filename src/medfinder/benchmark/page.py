@@ -42,6 +42,7 @@ _HEADLINE = (
     ("same-lobe", "AUROC"),
     ("same-side", "AUROC"),
 )
+_DRAWN = ("multi-positive", "deduplicated")  # of the others' tables a reader can tell as much
 _N_WORST = 15
 _MOST_K = 1000
 _MARKDOWN_MARKS = re.compile(r"([\\`*_\[\]<>|#])")
@@ -235,7 +236,7 @@ def _pictures(
     found: list[Picture] = []
     models = list(zip((one.model for one in results), scores, strict=True))
     first = {m: own[name, way, "MnR"] for m, own in models if (name, way, "MnR") in own}
-    if first:
+    if first and name in _DRAWN:
         longest = min(asked.n_gallery, _MOST_K)
         lines = {model: _shares(values, longest) for model, (_, _, values) in first.items()}
         found.append(
@@ -274,7 +275,7 @@ def _shares(places: Sequence[float], longest: int) -> list[float]:
 def _worst(name: str, way: str, scores: Scores) -> Table | None:
     """Return the queries whose first answer stands lowest."""
     found = scores.get((name, way, "MnR"))
-    if found is None or name not in ("multi-positive", "deduplicated"):
+    if found is None or name not in _DRAWN:
         return None
     queries, _, values = found
     order = sorted(range(len(values)), key=lambda i: (-values[i], queries[i]))[:_N_WORST]

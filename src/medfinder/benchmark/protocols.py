@@ -128,7 +128,7 @@ def _same(key: Rows) -> Callable[[int, Rows], Rows]:
         if not made or made[0][0] is not gallery:
             order = np.argsort(key[gallery], kind="stable")
             kinds, starts = np.unique(key[gallery][order], return_index=True)
-            parts = np.split(order, starts[1:])
+            parts = np.split(order, starts[1:]) if len(kinds) else []
             index = {int(kind): part for kind, part in zip(kinds, parts, strict=True)}
             made[:] = [(gallery, index)]
         return made[0][1].get(int(key[i]), np.empty(0, np.int64))

@@ -58,6 +58,9 @@ def benchmark(
     depth: Annotated[
         int, typer.Option(help="Items of each query in the TREC run files; 0 for no files.")
     ] = 100,
+    report: Annotated[
+        bool, typer.Option(help="Write report.html, report.md and report.tex, with pictures.")
+    ] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
     """Measure retrieval under named protocols, with intervals, chance and ceiling.
@@ -94,6 +97,7 @@ def benchmark(
             protocol,
             BenchmarkConfig(n_draws=draws, depth=depth),
             compare_with=compare or (),
+            report=report,
             progress=tell,
         )
     results = made.results
@@ -106,5 +110,5 @@ def benchmark(
     done(
         f"{results.model}: {len(results.protocols)} protocols over {results.n_studies} studies of "
         f"{results.n_patients} patients in {out}",
-        f"open {out / 'report.html'}",
+        f"open {out / 'report.html'}" if report else f"less {out / 'results.json'}",
     )
