@@ -452,3 +452,9 @@ def test_hidden_names_are_hidden_in_reasons_too_and_say_which_item(tmp_path: Pat
     kept = names["GARCIA as LOPEZ.nii.gz"]
     assert rejection.item == names["GARCIA: B.nii.gz"]
     assert rejection.reason == f"The same voxels as {kept}, which is kept."
+
+
+def test_names_in_the_words_of_scanner_and_body_part_are_taken_out(tmp_path: Path) -> None:
+    facts = row("1", "p", manufacturer="SIEMENS Quijano", body_part="torax zanahorio")
+    (study,), _, _ = run(tmp_path / "out", facts)
+    assert (study.manufacturer, study.body_part) == ("SIEMENS", "torax")

@@ -31,6 +31,7 @@ from medfinder.config import config_hash, to_dict
 from medfinder.curate import rules
 from medfinder.curate.copies import CopyFormat, CopyJob, Refused, copy_volumes
 from medfinder.curate.deidentify import cap_age, shift_date, shift_days
+from medfinder.curate.deidentify_dicom import clean_descriptor, clean_device
 from medfinder.curate.inspect import PASSING, fingerprint, inspect_all
 from medfinder.curate.ledger import PRIVATE, Ledger, storable
 from medfinder.curate.pseudonym import pseudonym, safe_id, short_hash
@@ -796,6 +797,11 @@ class _Run:
             day = facts.study_date
             if day and self.config.shift_dates:
                 day = shift_date(day, shift_days(raw, self.config.pseudonym_key))
+            maker, part = facts.manufacturer, facts.body_part
+            if self.config.text.deidentify:  # a header's or a table's own words, like a report's
+                known = (*facts.known, *seen.get("known", ()))
+                maker = clean_device(maker or "") or None
+                part = clean_descriptor(part or "", known).lower() or None
             d, h, w = seen.get("shape", (0, 0, 0))
             sd, sh, sw = seen.get("spacing_mm", (0.0, 0.0, 0.0))
             path = paths.get(study_id) or (_ref_from_json(ref).path if ref else None)
@@ -816,8 +822,8 @@ class _Run:
                 sex=facts.sex,
                 age=cap_age(facts.age),
                 study_date=day,
-                manufacturer=facts.manufacturer,
-                body_part=facts.body_part,
+                manufacturer=maker,
+                body_part=part,
                 split=split,
                 source=self.source.name,
             )

@@ -108,6 +108,39 @@ def burned_in_risk(dataset: "Dataset") -> str | None:
     return None
 
 
+def clean_descriptor(text: str, known: Sequence[str] = ()) -> str:
+    """Keep of a descriptor, such as a protocol's or a body part's, the words that are known ones.
+
+    Args:
+        known: Names and numbers of persons; none of them is kept.
+    """
+    if text.strip().upper() in _lists().codes:
+        return text.strip()
+    words = _lists().descriptors
+    text = _PLACEHOLDER.sub(" ", deidentify_text(text, known=known).text)
+    return " ".join(
+        word
+        for word in _WORD.findall(text)
+        if word.isascii()
+        and (
+            fold(word) in words
+            or is_report_word(word)
+            or _DESCRIPTOR_NUMBER.fullmatch(word.lower())
+            or _KERNEL.fullmatch(word.lower())
+        )
+    )
+
+
+def clean_device(text: str) -> str:
+    """Keep of a maker's or model's name the words that are one."""
+    makers = _lists().makers
+    return " ".join(
+        word
+        for word in re.split(r"[\s/_,.()-]+", text)
+        if word.lower() in makers or _MODEL_NUMBER.fullmatch(word)
+    )
+
+
 def deidentify_series(
     files: Sequence[Path], out: Path, *, patient_id: str, study_id: str, key: str, days: int
 ) -> Removed:
@@ -399,35 +432,12 @@ class _Cleaner:
 
     def _descriptor(self, dataset: "Dataset", tag: tuple[int, int]) -> None:
         if (element := dataset.get(tag)) is not None:
-            self._set(dataset, element, [self._words(str(v)) for v in _values(element.value)])
-
-    def _words(self, text: str) -> str:
-        """Keep of a descriptor what a protocol is called, word by word."""
-        words = _lists().descriptors
-        text = _PLACEHOLDER.sub(" ", deidentify_text(text, known=self.known).text)
-        return " ".join(
-            word
-            for word in _WORD.findall(text)
-            if word.isascii()
-            and (
-                fold(word) in words
-                or is_report_word(word)
-                or _DESCRIPTOR_NUMBER.fullmatch(word.lower())
-                or _KERNEL.fullmatch(word.lower())
-            )
-        )
+            kept = [clean_descriptor(str(v), self.known) for v in _values(element.value)]
+            self._set(dataset, element, kept)
 
     def _device(self, dataset: "Dataset", tag: tuple[int, int]) -> None:
         if (element := dataset.get(tag)) is not None:
-            makers = _lists().makers
-            kept = [
-                " ".join(
-                    word
-                    for word in re.split(r"[\s/_,.()-]+", str(value))
-                    if word.lower() in makers or _MODEL_NUMBER.fullmatch(word)
-                )
-                for value in _values(element.value)
-            ]
+            kept = [clean_device(str(value)) for value in _values(element.value)]
             self._set(dataset, element, kept)
 
     def _kernel(self, dataset: "Dataset", tag: tuple[int, int]) -> None:
