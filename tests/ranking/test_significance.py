@@ -43,7 +43,7 @@ def test_a_drawn_median_is_that_of_the_drawn_queries() -> None:
     cluster[:7] = np.arange(7)
     drawn = random.integers(7, size=(50, 7))
     truth = [np.median(np.concatenate([scores[cluster == c] for c in line])) for line in drawn]
-    assert significance._medians(scores, cluster, 7)(drawn).tolist() == truth
+    assert significance._medians(scores, cluster)(significance._times(drawn, 7)).tolist() == truth
     truth = [np.mean(np.concatenate([scores[cluster == c] for c in line])) for line in drawn]
     assert significance._means(scores, cluster, 7)(drawn) == pytest.approx(truth)
 
@@ -228,10 +228,13 @@ def test_intervals_from_one_set_of_draws_are_those_of_each_alone() -> None:
     random = np.random.default_rng(5)
     patients = [f"p{i}" for i in random.integers(20, size=60)]
     scores = {"a": random.random(60), "b": random.integers(2, size=60), "c": -random.random(60)}
-    together = bootstrap_intervals(scores, patients, level=0.9, n_draws=300, seed=3)
+    together = bootstrap_intervals(scores, patients, medians=["c"], level=0.9, n_draws=300, seed=3)
     assert list(together) == ["a", "b", "c"]
     for name, values in scores.items():
-        alone = bootstrap_interval(values, patients, level=0.9, n_draws=300, seed=3)
+        statistic = "median" if name == "c" else "mean"
+        alone = bootstrap_interval(
+            values, patients, statistic=statistic, level=0.9, n_draws=300, seed=3
+        )
         got = together[name]
         assert [got.estimate, got.low, got.high] == pytest.approx(
             [alone.estimate, alone.low, alone.high], abs=1e-12
@@ -253,3 +256,12 @@ def test_scores_that_intervals_cannot_be_given_of_are_named(
     with pytest.raises(InputError, match=text) as error:
         bootstrap_intervals(scores)
     assert error.value.rule == rule
+
+
+def test_medians_alone_may_be_asked_for_by_name() -> None:
+    scores = {"a": np.arange(9.0)}
+    both = bootstrap_intervals(scores, medians=["a"], n_draws=100)
+    assert both == {"a": bootstrap_interval(scores["a"], statistic="median", n_draws=100)}
+    with pytest.raises(InputError, match="No scores are called 'b', of `medians`") as error:
+        bootstrap_intervals(scores, medians=["b"])
+    assert error.value.rule == "option"

@@ -289,15 +289,10 @@ def _count(
     scores = narrow_queries(queries) @ narrow.vectors.T
     own = np.einsum("ij,ij->i", queries[query], gallery[rows])  # exact, as every sum on the grid
     low, high = around(own - (queries @ narrow.centre)[query], narrow.slack)
-    above, near = np.empty((2, len(query)), np.int32)
-    count_rows(scores, query, low, high, above, near)
-    places = np.stack([above, np.zeros_like(above)]).astype(np.int64)
-    n_unclear = near - above  # at least 1, the item itself
-    settled = n_unclear <= _unclear_at_most(len(gallery))
-    for pair in np.flatnonzero(settled & (n_unclear > 1)):
-        unclear = _unclear(scores[query[pair]], low[pair], high[pair], rows[pair])
-        places[:, pair] += _beside(gallery[unclear] @ queries[query[pair]], own[pair])
-    return settled, places
+    places, n_open = np.empty((2, len(query)), np.int64), np.empty(len(query), np.int64)
+    most = _open_at_most(len(gallery))
+    count_rows(scores, query, rows, low, high, own, queries, gallery, most, places, n_open)
+    return n_open <= most, places
 
 
 def _count_both(
@@ -317,45 +312,16 @@ def _count_both(
     given = queries @ narrow.centre
     low, high = np.stack([around(own - given, narrow.slack), around(own, narrow.slack)], axis=1)
     shift = np.asarray(np.ldexp(given, -52), np.float32)
-    above, near = np.zeros((2, 2, n), np.int32)
-    exactly = np.zeros((2, 2, n), np.int64)  # above and beside, among those float32 left open
-    most = _unclear_at_most(n)
+    places, n_open = np.zeros((2, 2, n), np.int64), np.zeros((2, n), np.int64)
+    most = _open_at_most(n)
     for first, last in blocks(n, n, block_size):
         scores = narrow_queries(queries[first:last]) @ narrow.vectors.T
-        before = near[1] - above[1]
-        rows = above[0, first:last], near[0, first:last]
-        count_both(scores, first, shift[first:last], low, high, *rows, above[1], near[1])
-        n_unclear = near[0, first:last] - above[0, first:last] - 1  # but for the item itself
-        for i in np.flatnonzero((n_unclear > 0) & (n_unclear <= most)):
-            item = first + i
-            unclear = _unclear(scores[i], low[0, item], high[0, item], item)
-            exact = gallery[unclear] @ queries[item]
-            exactly[0, :, item] += _beside(exact, own[item])
-        n_unclear = near[1] - above[1] - before
-        n_unclear[first:last] -= 1
-        for item in np.flatnonzero((n_unclear > 0) & (n_unclear <= most)):
-            line = scores[:, item] + shift[first:last]
-            unclear = first + _unclear(line, low[1, item], high[1, item], item - first)
-            exact = queries[unclear] @ gallery[item]
-            exactly[1, :, item] += _beside(exact, own[item])
-    settled = near - above <= most
-    return settled, np.stack([above + exactly[:, 0], exactly[:, 1]], axis=1)
+        part = shift[first:last]
+        count_both(scores, first, part, low, high, own, queries, gallery, most, places, n_open)
+    return n_open <= most, places
 
 
-def _unclear(
-    line: NDArray[np.float32], low: np.float32, high: np.float32, own: int | np.integer[Any]
-) -> NDArray[np.int64]:
-    """Return where a line of scores is too near to a threshold to tell, `own` left out."""
-    unclear: NDArray[np.int64] = np.flatnonzero((line >= low) & (line <= high))
-    return np.asarray(unclear[unclear != own])
-
-
-def _beside(exact: NDArray[np.float64], own: np.float64) -> tuple[int, int]:
-    """Return how many exact scores are above and beside one."""
-    return int(np.count_nonzero(exact > own)), int(np.count_nonzero(exact == own))
-
-
-def _unclear_at_most(n: int) -> int:
+def _open_at_most(n: int) -> int:
     """Return how many scores of n, left open by float32, are quicker to multiply one by one."""
     return max(_SHARE, n // _SHARE)
 

@@ -4,7 +4,7 @@ Queries of one patient are alike, so patients, not queries, are drawn and flippe
 as it is: what is said holds for new queries against the same gallery.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,7 +71,12 @@ def bootstrap_interval(
     if statistic not in ("mean", "median"):
         raise InputError(f"statistic must be mean or median, got {statistic!r}.", rule="option")
     cluster, n = _drawable(patient_ids, len(scores), level, n_draws)
-    resample = _means(scores, cluster, n) if statistic == "mean" else _medians(scores, cluster, n)
+    median = _medians(scores, cluster)
+    resample = (
+        _means(scores, cluster, n)
+        if statistic == "mean"
+        else lambda drawn: median(_times(drawn, n))
+    )
     random = np.random.default_rng(seed)
     width = n if statistic == "mean" else max(n, len(scores))
     drawn = np.concatenate(
@@ -86,6 +91,7 @@ def bootstrap_intervals(
     scores: Mapping[str, NDArray[Any]],
     patient_ids: Sequence[str] | None = None,
     *,
+    medians: Collection[str] = (),
     level: float = 0.95,
     n_draws: int = 2000,
     seed: int = 0,
@@ -96,10 +102,12 @@ def bootstrap_intervals(
 
     Args:
         scores: (Q,) each, by name.
-        patient_ids: As for `bootstrap_interval`, as the rest.
+        patient_ids: As for `bootstrap_interval`, as `level`, `n_draws` and `seed`.
+        medians: Names of the scores to take the median of instead.
 
     Raises:
-        InputError: As `bootstrap_interval`; rule ``empty`` if there are no scores at all.
+        InputError: As `bootstrap_interval`; rules ``empty`` (there are no scores at all), ``option``
+            (no scores have a name of `medians`).
     """
     if not scores:
         raise InputError("No scores to give intervals of.", rule="empty")
@@ -111,20 +119,30 @@ def bootstrap_intervals(
             "same queries.",
             rule="shape",
         )
-    table = np.stack(list(checked.values()))  # (M, Q)
-    cluster, n = _drawable(patient_ids, table.shape[1], level, n_draws)
-    sums = np.stack([np.bincount(cluster, line, n) for line in table], axis=1)  # (n, M)
-    sizes = np.bincount(cluster, minlength=n)
+    unknown = sorted(set(medians) - set(checked))
+    if unknown:
+        raise InputError(f"No scores are called {unknown[0]!r}, of `medians`.", rule="option")
+    n_queries = n_scores.pop()
+    cluster, n = _drawable(patient_ids, n_queries, level, n_draws)
+    means = [name for name in checked if name not in medians]
+    sums = {name: np.bincount(cluster, checked[name], n) for name in means}
+    table = np.stack([np.bincount(cluster, minlength=n), *sums.values()], axis=1)
+    median = {name: _medians(checked[name], cluster) for name in checked if name in medians}
     random = np.random.default_rng(seed)
-    means = []
-    for size in _sizes(n_draws, n):
+    drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in checked}
+    for size in _sizes(n_draws, max(n, n_queries) if median else n):
         times = _times(random.integers(n, size=(size, n)), n)
-        means.append((times @ sums) / (times @ sizes)[:, None])
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {
-        name: Interval(float(each.mean()), float(low[i]), float(high[i]), level, len(each), n)
-        for i, (name, each) in enumerate(checked.items())
-    }
+        n_drawn, *totals = (times @ table).T
+        for name, total in zip(means, totals, strict=True):
+            drawn[name].append(total / n_drawn)
+        for name, resample in median.items():
+            drawn[name].append(resample(times))
+    intervals = {}
+    for name, each in checked.items():
+        low, high = np.quantile(np.concatenate(drawn[name]), [(1 - level) / 2, (1 + level) / 2])
+        estimate = np.median(each) if name in median else np.mean(each)
+        intervals[name] = Interval(float(estimate), float(low), float(high), level, n_queries, n)
+    return intervals
 
 
 def permutation_test(
@@ -215,14 +233,15 @@ def _means(scores: NDArray[np.float64], cluster: NDArray[np.int64], n: int) -> R
     return lambda drawn: np.asarray(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
 
 
-def _medians(scores: NDArray[np.float64], cluster: NDArray[np.int64], n: int) -> Resample:
-    """Return a function from drawn patients, (B, n), to the median score of their queries, (B,)."""
+def _medians(
+    scores: NDArray[np.float64], cluster: NDArray[np.int64]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Return a function from how often each is drawn, (B, n), to their queries' median, (B,)."""
     order = np.argsort(scores)
     ascending, cluster = scores[order], cluster[order]
 
-    def median(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        times = _times(drawn, n).astype(np.int32)
-        upto = np.cumsum(times[:, cluster], axis=1, dtype=np.int32)  # (B, Q), of the first q
+    def median(times: NDArray[np.float64]) -> NDArray[np.float64]:
+        upto = np.cumsum(times.astype(np.int32)[:, cluster], axis=1, dtype=np.int32)  # (B, Q)
         total = upto[:, -1]
         ends = np.stack([(total - 1) // 2, total // 2], axis=1)
         at = [np.searchsorted(line, two, "right") for line, two in zip(upto, ends, strict=True)]
