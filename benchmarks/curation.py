@@ -6,6 +6,7 @@ defect was found, what was named that was not planted, whether a patient or a te
 and whether a planted identity is in any file. Tables of 1,000 to 100,000 rows measure throughput
 and the peak of memory, each in a process of its own.
 
+    python benchmarks/curation.py --judge ARCHIVE STUDIES    # what was planted against what was found
     python benchmarks/curation.py --patients 300 --rows 1000 10000 100000 --work /tmp/curation
 """
 
@@ -61,7 +62,13 @@ def outcome(out: Path) -> Outcome:
     doubts: dict[str, set[str]] = defaultdict(set)
     for doubt in read_doubts(out / "doubts.parquet"):
         doubts[doubt.study_id].add(doubt.rule)
-    rejections = [(r.item, r.rule) for r in read_rejections(out / "rejections.parquet")]
+    # Items that were hidden by pseudonyms are told apart by their owner's key.
+    hidden = out / "private" / "items.tsv"
+    rows = hidden.read_text(encoding="utf-8").splitlines() if hidden.is_file() else []
+    names = dict(row.split("\t", 1) for row in rows)
+    rejections = [
+        (names.get(r.item, r.item), r.rule) for r in read_rejections(out / "rejections.parquet")
+    ]
     studies = {study.study_id: study for study in read_studies(out / "studies.parquet")}
     return Outcome(rejections, dict(doubts), studies)
 
@@ -269,19 +276,26 @@ def judged(layout: str, n_patients: int, work: Path, workers: int) -> dict[str, 
     root = write_archive(folder, n_patients, SEED, layout=layout, workers=workers)  # type: ignore[arg-type]
     shutil.rmtree(out, ignore_errors=True)
     wall_s = run(layout, root, out, volumes=True, workers=workers)
+    print(f"\n## {layout}, {n_patients} patients\n")
+    figures = judge(folder, out)
+    return figures | {
+        "wall_s": round(wall_s, 1),
+        "sessions_per_s": round(figures["sessions"] / wall_s, 2),
+    }
+
+
+def judge(folder: Path, out: Path) -> dict[str, Any]:
+    """Hold a curated folder against what was planted in its archive, and print what came of it."""
     planted, truth = lines(folder / "planted.jsonl"), lines(folder / "truth.jsonl")
     got = outcome(out)
     found = confusion(planted, got)
     canaries = (folder / "canaries.txt").read_text(encoding="utf-8").splitlines()
     held = leaks(out, canaries)
-    print(f"\n## {layout}, {n_patients} patients\n")
     print(record.table(found["defects"]))
     figures = {
         "sessions": len(truth),
         "studies": len(got.studies),
         "rejections": len(got.rejections),
-        "wall_s": round(wall_s, 1),
-        "sessions_per_s": round(len(truth) / wall_s, 2),
         **found,
         "sound": sound(truth, planted, got),
         "splits": crossings(got),
@@ -293,6 +307,13 @@ def judged(layout: str, n_patients: int, work: Path, workers: int) -> dict[str, 
     print("\n" + json.dumps(shown, indent=1))
     print("\nMissed:", *(found["missed"] or ["nothing"]), sep="\n  ")
     return figures
+
+
+def is_faultless(figures: Mapping[str, Any]) -> bool:
+    """Whether nothing planted was missed, nothing sound left out, and nothing crossed or leaked."""
+    crossed = figures["splits"]["patients_across_splits"] + figures["splits"]["texts_across_splits"]
+    faults = (figures["missed"], figures["false_rejections"], crossed, figures["canaries_left"])
+    return not any(faults)
 
 
 def earlier() -> dict[str, Any]:
@@ -331,5 +352,8 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--measure":
         measure(Path(sys.argv[2]))
+    elif len(sys.argv) == 4 and sys.argv[1] == "--judge":
+        if not is_faultless(judge(Path(sys.argv[2]), Path(sys.argv[3]))):
+            sys.exit("Something was missed, wrongly left out, or has leaked: see above.")
     else:
         main()
