@@ -6,7 +6,7 @@ import pytest
 from benchmark.five import study
 from medfinder.benchmark.benchmark import ask
 from medfinder.benchmark.entrant import Seated, make_entrant, seat
-from medfinder.benchmark.interval import _weighted, over_pools, over_queries
+from medfinder.benchmark.interval import over_pools, over_queries, weighted
 from medfinder.benchmark.protocols import protocols
 from medfinder.benchmark.reference import Reference
 from medfinder.benchmark.task import Task, measured, of_entrant
@@ -34,17 +34,16 @@ def test_a_weighted_measure_is_that_of_items_which_stand_there_so_often(seed: in
     # Copies of an item stand beside each other: distinct scores, falling.
     scores = np.repeat(-np.arange(n, dtype=float), times) - np.linspace(0, 0.5, times.sum())
     ranks = rank_scores(scores[None], (np.repeat(has, times) > 0)[None])
-    weights = times[None].astype(float)
-    assert _weighted("AUROC", weights, has)[0] == pytest.approx(auroc(ranks)[0])
-    assert _weighted("P@5", weights, has)[0] == pytest.approx(precision_at_k(ranks, 5)[0])
-    if times.max() == 1:
-        assert _weighted("AP", weights, has)[0] == pytest.approx(average_precision(ranks)[0])
+    found = weighted(["AUROC", "P@5"], times[None].astype(np.int32), has > 0)
+    assert found["AUROC"][0] == pytest.approx(auroc(ranks)[0])
+    assert found["P@5"][0] == pytest.approx(precision_at_k(ranks, 5)[0])
 
 
 def test_weights_of_one_give_the_measures_themselves() -> None:
     has = np.array([1.0, 0, 1, 1, 0])
     ranks = rank_scores(-np.arange(5.0)[None], (has > 0)[None])
-    assert _weighted("AP", np.ones((1, 5)), has)[0] == pytest.approx(average_precision(ranks)[0])
+    found = weighted(["AP"], np.ones((1, 5), np.int32), has > 0)
+    assert found["AP"][0] == pytest.approx(average_precision(ranks)[0])
 
 
 def keyword_task(n_patients: int) -> tuple[Seated, Task]:

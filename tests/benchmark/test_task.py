@@ -21,6 +21,8 @@ from medfinder.benchmark.task import (
     without_empty,
 )
 from medfinder.errors import InputError, UnknownName
+from medfinder.ranking.measures import ndcg
+from medfinder.ranking.ranks import rank_scores
 from stubs.curated import phantom_studies
 
 
@@ -67,6 +69,22 @@ def ordered(one: Task, scores: np.ndarray, i: int) -> list[int]:
     return sorted(
         (j for j in range(scores.shape[1]) if j not in gone), key=lambda j: (-scores[i, j], j)
     )
+
+
+@pytest.mark.parametrize("way", ["report_to_volume", "volume_to_report", "volume_to_volume"])
+def test_graded_gain_is_that_of_the_places(seated: Seated, way: str) -> None:
+    tasks = ask(seated, protocols.get("same-findings-graded"))
+    one = next(t for t in tasks if t.way == way)
+    scores = of_entrant(one, seated)(0, one.n)
+    assert one.grades is not None
+    grades = one.grades(0, one.n).copy()
+    for i, rows in enumerate(one.excluded or []):
+        grades[i, rows] = 0
+        scores[i, rows] = scores[i].min() - 1
+    ranks = rank_scores(scores, grades)
+    found = measured(one, of_entrant(one, seated))
+    for k in (10, 100):
+        np.testing.assert_allclose(found[f"nDCG@{k}"], ndcg(ranks, k), atol=1e-12)
 
 
 def test_spectres_and_radfinders_precision_is_that_of_a_loop(seated: Seated) -> None:

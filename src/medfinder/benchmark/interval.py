@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfinder.benchmark.reference import Rows
 from medfinder.benchmark.task import Block, Floats, Task, blocks
@@ -74,48 +75,65 @@ def over_pools(
         return {name: Estimate(value, None, None) for name, value in estimates.items()}
     random = np.random.default_rng(0)
     jitter = random.permutation(len(task.gallery))
-    drawn: dict[str, list[Floats]] = {name: [] for name in values}
+    drawn = random.multinomial(n_patients, np.full(n_patients, 1 / n_patients), n_draws)
+    times = drawn.astype(np.int32)
+    sums = {name: np.zeros(n_draws) for name in values}
+    counts = {name: np.zeros(n_draws, np.int64) for name in values}
     step = max(1, _CELLS // len(task.gallery))
-    for start in range(0, n_draws, step):
-        size = min(step, n_draws - start)
-        times = random.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size)
-        weights = times[:, patient].astype(np.float64)  # (draws, G)
-        sums = {name: np.zeros(size) for name in values}
-        counts = {name: np.zeros(size) for name in values}
-        for first, last in blocks(task):
-            block = scores(first, last)
-            for line, rows in zip(block, task.relevant[first:last], strict=True):
-                order = np.lexsort((jitter, -line))
-                has = np.zeros(len(line))
-                has[rows] = 1
-                for name in values:
-                    value = _weighted(name, weights[:, order], has[order])
+    for first, last in blocks(task):
+        block = scores(first, last)
+        for line, rows in zip(block, task.relevant[first:last], strict=True):
+            order = np.lexsort((jitter, -line))
+            has = np.zeros(len(line), np.bool_)
+            has[rows] = True
+            for start in range(0, n_draws, step):
+                some = slice(start, start + step)
+                weights = times[some][:, patient[order]]  # (draws, G)
+                for name, value in weighted(list(values), weights, has[order]).items():
                     is_known = np.isfinite(value)
-                    sums[name] += np.where(is_known, value, 0)
-                    counts[name] += is_known
-        for name in values:
-            drawn[name].append(sums[name][counts[name] > 0] / counts[name][counts[name] > 0])
+                    sums[name][some] += np.where(is_known, value, 0)
+                    counts[name][some] += is_known
     found = {}
-    for name, parts in drawn.items():
-        low, high = np.quantile(np.concatenate(parts), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    for name, total in sums.items():
+        kept = counts[name] > 0
+        means = total[kept] / counts[name][kept]
+        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         found[name] = Estimate(estimates[name], float(low), float(high))
     return found
 
 
-def _weighted(name: str, weights: Floats, has: Floats) -> Floats:
-    """Return a measure of items in ranked order that stand `weights` times each, (draws,)."""
-    right = weights * has
-    if name.startswith("P@"):
-        k = int(name.removeprefix("P@"))
-        upto = np.minimum(np.cumsum(weights, axis=1), k)
-        used = np.diff(upto, axis=1, prepend=0)  # how many copies of each are among the first k
-        return np.asarray((used * has).sum(axis=1) / k)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if name == "AP":
-            found, place = np.cumsum(right, axis=1), np.cumsum(weights, axis=1)
-            precision = np.where(right > 0, found / place, 0)
-            return np.asarray((precision * right).sum(axis=1) / right.sum(axis=1))
-        assert name == "AUROC"
-        wrong = weights - right
-        below = wrong.sum(axis=1, keepdims=True) - np.cumsum(wrong, axis=1)
-        return np.asarray((below * right).sum(axis=1) / right.sum(axis=1) / wrong.sum(axis=1))
+def weighted(
+    names: Sequence[str], weights: NDArray[np.int32], has: NDArray[np.bool_]
+) -> dict[str, Floats]:
+    """Return measures of items in ranked order that stand `weights` times each, (draws,) by name.
+
+    Copies of an item stand beside each other; the precision at an item is that at its last copy.
+
+    Args:
+        names: Of ``P@k``, ``AP`` and ``AUROC``.
+        weights: (draws, G).
+        has: (G,) which answer.
+    """
+    place = np.cumsum(weights, axis=1, dtype=np.int32)
+    at = np.flatnonzero(has)
+    right = weights[:, at]
+    found = np.cumsum(right, axis=1, dtype=np.int32)
+    n_right, n_all = found[:, -1].astype(np.float64), place[:, -1].astype(np.float64)
+    values: dict[str, Floats] = {}
+    for name in names:
+        if name.startswith("P@"):
+            k = int(name.removeprefix("P@"))
+            # How many copies of each are among the first k.
+            used = np.minimum(place[:, at], k) - np.minimum(place[:, at] - right, k)
+            values[name] = used.sum(axis=1) / k
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if name == "AP":
+                precision = np.where(right > 0, found / place[:, at], 0)
+                values[name] = (precision * right).sum(axis=1) / n_right
+            else:
+                assert name == "AUROC"
+                n_wrong = n_all - n_right
+                below = n_wrong[:, None] - (place[:, at] - found)
+                values[name] = (below * right).sum(axis=1) / n_right / n_wrong
+    return values

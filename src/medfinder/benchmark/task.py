@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -190,6 +191,7 @@ def of_chance(task: Task, seed: int = 0) -> Block:
 # --- what is measured
 
 _POOLED = re.compile(r"R@(?P<k>\d+) of (?P<size>\d+)")
+_NDCG = re.compile(r"nDCG(?:@(?P<k>\d+))?")
 _BY_ORDER = re.compile(
     r"(?:Jaccard@(?P<mean>\d+)|AP@(?P<ap>\d+)(?P<over>/k)?"
     r"|MAP@(?P<past>\d+) of (?P<ks>[\d,]+))"
@@ -258,8 +260,10 @@ def measured(task: Task, scores: Block | None, seated: Seated | None = None) -> 
             f"The gallery of {task.way} is empty. A measure over nothing is undefined.",
             rule="no-query",
         )
-    ranked = [name for name in task.measures if needs_ranks(name)]
-    ordered = [name for name in task.measures if not needs_ranks(name)]
+    # Where every item has a grade, the sorted grades are at hand and places are many.
+    by_place = task.relevant is not None
+    ranked = [n for n in task.measures if needs_ranks(n) and (by_place or not _NDCG.fullmatch(n))]
+    ordered = [name for name in task.measures if name not in ranked]
     # The mean of AP@k over the orders of tied items has no short form.
     assert task.ties == "row" or not any(name.startswith("AP@") for name in ordered)
     found: dict[str, list[Floats]] = {name: [] for name in task.measures}
@@ -301,7 +305,12 @@ def measured(task: Task, scores: Block | None, seated: Seated | None = None) -> 
                 sorted_ = _shared(np.take_along_axis(block, order, 1), sorted_)
             n_relevant = (grades > 0).sum(axis=1)
             for name in ordered:
-                found[name].append(_by_order(name, sorted_, n_ranked, n_relevant))
+                graded = _NDCG.fullmatch(name)
+                found[name].append(
+                    _by_order(name, sorted_, n_ranked, n_relevant)
+                    if graded is None
+                    else _ndcg(sorted_, grades, int(graded["k"] or grades.shape[1]))
+                )
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -320,12 +329,8 @@ def _ranks(task: Task, block: Floats, first: int, last: int) -> Ranks:
     if task.ties == "row":
         assert task.relevant is not None
         return _places(block, task.relevant[first:last])
-    if task.relevant is not None:
-        return rank_scores(block, list(task.relevant[first:last]))
-    grades = _grades(task, first, last)
-    for i, rows in enumerate((task.excluded or [])[first:last]):
-        grades[i, rows] = 0
-    return rank_scores(block, grades)
+    assert task.relevant is not None
+    return rank_scores(block, list(task.relevant[first:last]))
 
 
 def _places(block: Floats, relevant: Sequence[Rows]) -> Ranks:
@@ -388,21 +393,26 @@ def in_pools(ranks: Ranks, k: int, size: int) -> Floats:
     Raises:
         InputError: Rule ``pool-size``: larger than the gallery, or several items answer a query.
     """
-    from scipy.stats import hypergeom
-
     if size > ranks.n_gallery or len(ranks.better) != ranks.n_queries:
         raise InputError(
             f"A pool of {size} cannot be drawn from {ranks.n_gallery} items of which one answers.",
             rule="pool-size",
         )
-    others = ranks.n_gallery - 1
-    chance = hypergeom.cdf(k - 1, others, np.arange(ranks.n_gallery), size - 1)
+    chance = _fewer(k, size, ranks.n_gallery)
     upto = np.concatenate([[0.0], np.cumsum(chance)])
     upper = ranks.better + ranks.tied + 1
     values = (upto[upper] - upto[ranks.better]) / (ranks.tied + 1)
     single = ranks.tied == 0
     values[single] = chance[ranks.better[single]]  # no difference of large sums
     return np.asarray(np.clip(values, 0.0, 1.0))
+
+
+@cache
+def _fewer(k: int, size: int, n: int) -> Floats:
+    """Return the chance that fewer than k of b better items are in a pool, for b = 0, ..., n - 1."""
+    from scipy.stats import hypergeom
+
+    return np.asarray(hypergeom.cdf(k - 1, n - 1, np.arange(n), size - 1))
 
 
 def _shared(scores: Floats, grades: Floats) -> Floats:
@@ -430,6 +440,17 @@ def _by_order(name: str, grades: Floats, n_ranked: Rows, n_relevant: Rows) -> Fl
     total = (precision * first).sum(axis=1)
     below = np.full(len(grades), k) if found["over"] else np.minimum(n_relevant, k)
     return np.asarray(total / np.maximum(below, 1))
+
+
+def _ndcg(grades: Floats, given: Floats, k: int) -> Floats:
+    """Return nDCG@k of grades in ranked order, (B, G), with linear gain; `given` is in any order.
+
+    `medfinder.ranking.measures.ndcg` gives the same from places.
+    """
+    k = min(k, grades.shape[1])
+    weights = 1 / np.log2(np.arange(2, k + 2))
+    best = -np.sort(np.partition(-given, k - 1, axis=1)[:, :k], axis=1)
+    return np.asarray((grades[:, :k] @ weights) / (best @ weights))
 
 
 def _mean_of_first(grades: Floats, k: int, n_ranked: Rows) -> Floats:
