@@ -76,9 +76,9 @@ def translation_section(figures: dict[str, Any], notes: str) -> list[str]:
         "| reports | number | pass every check | words left | ms a report |",
         "|---|---|---|---|---|",
     ]
-    for row in figures["offline"]:
-        lines.append(
-            f"| {row['reports']} | {row['n']} | {row['pass_all_share']:.1%} "
-            f"| {row['untranslated_word_share']:.1%} | {1000 * row['s_per_report']:.1f} |"
-        )
+    lines += [
+        f"| {row['reports']} | {row['n']} | {row['pass_all_share']:.1%} "
+        f"| {row['untranslated_word_share']:.1%} | {1000 * row['s_per_report']:.1f} |"
+        for row in figures["offline"]
+    ]
     return [*lines, "", notes]

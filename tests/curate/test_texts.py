@@ -102,7 +102,10 @@ def test_no_identity_of_the_source_is_left_in_any_words() -> None:
 
 
 def test_bimcvs_free_standing_points_and_entities_hide_no_name() -> None:
-    text = LONG + " informe firmado por la dra . wenceslao olazabal garrigosa garc&iacute;a . bazo normal ."
+    text = (
+        LONG
+        + " informe firmado por la dra . wenceslao olazabal garrigosa garc&iacute;a . bazo normal ."
+    )
     read = read_text(Words(text), CONFIG)
     assert read.report is not None
     assert "olazabal" not in read.report.text

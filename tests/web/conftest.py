@@ -69,7 +69,7 @@ def serving(index, **options):
     assert ready.wait(20)
     yield found["url"]
     found["server"].should_exit = True
-    thread.join(20)
+    thread.join(60)
     patch.undo()
     assert not thread.is_alive()
 

@@ -27,7 +27,8 @@ _Translate = Annotated[
     ),
 ]
 _Card = Annotated[
-    bool, typer.Option("--card/--no-card", help="Write card.md and card.html: what the dataset holds.")
+    bool,
+    typer.Option("--card/--no-card", help="Write card.md and card.html: what the dataset holds."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 _Out = Annotated[Path, typer.Argument(help="Folder to write.")]

@@ -101,7 +101,13 @@ def name_run(page: Page, at: int, *, strong: bool) -> int | None:
             continue
         sort = page.sort(i)
         first = not taken
-        if sort == "ordinary" and strong and taken and word.isalpha() and word not in table.ordinary:
+        if (
+            sort == "ordinary"
+            and strong
+            and taken
+            and word.isalpha()
+            and word not in table.ordinary
+        ):
             sort = "unknown"  # "paciente: ana garrigosa": behind a name an ending says nothing
         if sort == "ordinary" or taken >= 5:
             break

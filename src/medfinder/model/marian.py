@@ -141,8 +141,7 @@ class Marian:
             )
         # Each sentence ends where it would alone, whatever longer ones are beside it.
         return [
-            self._text(out[: _most(len(row))])
-            for row, out in zip(rows, made.tolist(), strict=True)
+            self._text(out[: _most(len(row))]) for row, out in zip(rows, made.tolist(), strict=True)
         ]
 
     def _text(self, row: Sequence[int]) -> str:
