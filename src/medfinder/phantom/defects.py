@@ -612,7 +612,7 @@ def _identity_text(plot: Plot) -> list[Planted]:
         found = (who.physician, *who.physician.split()[1:], place, date_es, date_en)
     plot.append(es, en)
     plot.canaries += found
-    return [plot.planted("identity-text", "removed", also=_TRANSLATION)]
+    return [plot.planted("identity-text", "removed")]
 
 
 _MONTHS = (
