@@ -50,6 +50,20 @@ def test_the_published_placeholder_is_no_translation_and_the_original_stays() ->
     assert "translation-placeholder" in rules(read)
 
 
+def test_placeholders_of_two_studies_are_no_shared_text() -> None:
+    wrong = "Something wrong with the data! #################"
+    assert read_text(Words(LONG, translation=wrong), CONFIG).translation_key == ""
+
+
+def test_marks_of_what_was_taken_out_are_no_spanish_words() -> None:
+    text = LONG + " paciente: maria lopez garcia , telefono 612 345 678 ."
+    english = ENGLISH + " Patient: Maria Lopez Garcia, phone 612 345 678."
+    read = read_text(Words(text, translation=english), CONFIG)
+    assert rules(read) == []
+    assert read.translation is not None
+    assert "[NAME]" in read.translation
+
+
 def test_a_placeholder_in_the_report_s_place_is_no_report() -> None:
     read = read_text(Words("Something wrong with the data! ####"), CONFIG)
     assert read.report is None

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfinder.report.clean import clean
+from medfinder.report.sentences import sentences
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,9 @@ def test_cleaning_twice_changes_nothing_more(text):
 @given(st.text())
 def test_no_control_character_is_left(text):
     assert not any(ord(c) < 32 and c != "\n" for c in clean(text))
+
+
+def test_a_free_point_after_a_unit_stays_free_and_ends_the_sentence() -> None:
+    text = "consolidacion de 60 mm . glandulas suprarrenales normales ."
+    assert clean(text) == "consolidacion de 60 mm . glandulas suprarrenales normales."
+    assert len(sentences(clean(text))) == 2

@@ -7,6 +7,7 @@ its input. Knows no other study: what needs two of them is in `curate`.
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,6 +29,7 @@ from medfinder.report.parse import parse_report
 from medfinder.report.translation_checks import check_translation
 from medfinder.report.vocabulary import vocabulary
 
+_TAG = re.compile(r"\[[A-Z]+\]")
 _CHUNK = 64
 _ALONE = 4 * _CHUNK  # fewer texts are read before a pool has started
 
@@ -157,10 +159,13 @@ def read_text(words: Words, config: TextConfig) -> ReadText:
         doubts += _label_doubts(labels, findings, config)
 
     translation = refused = None
+    is_placeholder = False
     if words.translation.strip() and report.language != "en":
         given = without_identity(words.translation).strip()
-        problems = check_translation(report.text, given)
+        problems = check_translation(_untagged(report.text), _untagged(given))
         doubts += [(problem.rule, problem.reason) for problem in problems]
+        # Two placeholders are no shared report.
+        is_placeholder = any(problem.rule == "translation-placeholder" for problem in problems)
         translation, refused = (None, given) if problems else (given, None)
     return ReadText(
         report=report,
@@ -171,8 +176,13 @@ def read_text(words: Words, config: TextConfig) -> ReadText:
         doubts=tuple(dict.fromkeys(doubts)),
         removed=removed,
         key=text_key(report.text),
-        translation_key=text_key(translation or refused or ""),
+        translation_key="" if is_placeholder else text_key(translation or refused or ""),
     )
+
+
+def _untagged(text: str) -> str:
+    """Return a text without the marks of what was taken out: they are words of no language."""
+    return _TAG.sub(" ", text)
 
 
 def _label_doubts(

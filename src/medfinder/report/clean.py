@@ -13,7 +13,8 @@ _LINE_END = re.compile(r"\r\n?|\u2028|\u2029|<br\s*/?>|</p>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]{0,9}(?:\s[^<>]{0,200})?/?>")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n[ \n]*")
-_LONE_POINT = re.compile(r" \.(?= |\n|$)")
+# After a unit the point stays free: closed up, it would be the abbreviation's and end no sentence.
+_LONE_POINT = re.compile(r"(?<!\bmm)(?<!\bcm)(?<!\bml)(?<!\bhu) \.(?= |\n|$)", re.IGNORECASE)
 _QUOTES = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"'}
     | {"\u00ab": '"', "\u00bb": '"', "\u00a0": " ", "\u2212": "-", "\u2010": "-", "\u2011": "-"}
@@ -25,7 +26,8 @@ def clean(text: str) -> str:
 
     HTML entities and tags go, UTF-8 that was read as Latin-1 is read again, control and
     zero-width characters vanish, curly quotes become straight ones, runs of blanks and of line
-    breaks become one, and BIMCV's free-standing points (``" . "``) close up to the word before.
+    breaks become one, and BIMCV's free-standing points (``" . "``) close up to the word before,
+    unless that is a unit.
     Applying it twice changes nothing more.
     """
     for _ in range(3):  # "&amp;lt;" and text damaged twice
