@@ -253,12 +253,12 @@ def test_a_better_model_is_told_from_a_worse_one(reference: Reference, tmp_path:
     run_benchmark(planted(reference, 1.05, "equal", 3), reference, tmp_path / "e", names, FAST)
     made = run_benchmark(
         planted(reference, 1.0, "better", 2), reference, tmp_path / "b", names,
-        BenchmarkConfig(n_draws=2000), compare_with=[tmp_path / "w", tmp_path / "e"],
+        FAST, compare_with=[tmp_path / "w", tmp_path / "e"],
     )  # fmt: skip
     by_other = {
         one.other: one
         for one in made.results.comparisons
-        if (one.way, one.measure) == ("report_to_volume", "RR")
+        if (one.way, one.measure) == ("report_to_volume", "R@10")
     }
     worse, equal = by_other["worse"], by_other["equal"]
     assert worse.difference > 0.2
@@ -271,6 +271,21 @@ def test_a_better_model_is_told_from_a_worse_one(reference: Reference, tmp_path:
         dataclasses.replace(one, **{k: getattr(two, k) for k in ("difference", "low", "high", "p", "p_holm")})
         for one, two in zip(made.results.comparisons, read_results(tmp_path / "b").comparisons, strict=True)
     )  # fmt: skip
+
+
+def test_only_the_primary_measure_of_each_direction_is_compared(tmp_path: Path) -> None:
+    reference = five_studies()
+    run_benchmark(five_entrant(), reference, tmp_path / "a", FEW, FAST)
+    other = dataclasses.replace(five_entrant(), name="twin")
+    made = run_benchmark(other, reference, tmp_path / "b", FEW, FAST, compare_with=[tmp_path / "a"])
+    found = [(one.protocol, one.way, one.measure) for one in made.results.comparisons]
+    assert found == [
+        (name, way, asked.primary)
+        for name, judged in made.results.protocols.items()
+        for way, asked in judged.ways.items()
+        if way != "keyword_to_volume"
+    ]
+    assert all((one.difference, one.p) == (0, 1) for one in made.results.comparisons)
 
 
 def test_models_of_other_studies_are_not_compared(reference: Reference, tmp_path: Path) -> None:
@@ -292,16 +307,31 @@ def test_two_models_of_one_name_are_not_compared(tmp_path: Path) -> None:
     assert caught.value.rule == "same-name"
 
 
-def test_models_that_share_no_protocol_are_not_compared() -> None:
-    one, _ = benchmark(five_entrant(), five_studies(), ["one-to-one"], FAST)
+def test_models_that_share_no_query_are_not_compared() -> None:
+    one, _ = benchmark(five_entrant(), five_studies(), ["one-to-one", "spectre"], FAST)
     two = dataclasses.replace(one, model="other")
-    key, other = ("one-to-one", "report_to_volume", "R@1"), ("spectre", "volume_to_volume", "AP@1")
-    with pytest.raises(Mismatch, match="share no protocol"):
-        compare(one, {key: (["a"], ["p"], [1.0])}, [(two, {other: (["a"], ["p"], [1.0])})], 100)
-    with pytest.raises(Mismatch, match="answered 2 queries of one-to-one"):
-        compare(
-            one, {key: (["a"], ["p"], [1.0])}, [(two, {key: (["a", "b"], ["p", "q"], [1.0, 0])})], 100
-        )  # fmt: skip
+    key, other = (
+        ("one-to-one", "report_to_volume", "R@10"),
+        ("spectre", "volume_to_volume", "AP@10"),
+    )
+    mine = (["a"], ["p"], [1.0])
+    for theirs in ({other: mine}, {key: (["a", "b"], ["p", "q"], [1.0, 0.0])}):
+        with pytest.raises(Mismatch, match="share no protocol and measure with the same queries"):
+            compare(one, {key: mine}, [(two, theirs)], 100)
+
+
+def test_a_protocol_whose_queries_differ_is_not_compared_and_said() -> None:
+    one, _ = benchmark(five_entrant(), five_studies(), ["one-to-one", "spectre"], FAST)
+    two = dataclasses.replace(one, model="other")
+    key, other = (
+        ("one-to-one", "report_to_volume", "R@10"),
+        ("spectre", "volume_to_volume", "AP@10"),
+    )
+    mine, more = (["a"], ["p"], [1.0]), (["a", "b"], ["p", "q"], [1.0, 0.0])
+    made, notes = compare(one, {key: mine, other: mine}, [(two, {key: mine, other: more})], 100)
+    assert [(c.protocol, c.other) for c in made] == [("one-to-one", "other")]
+    (note,) = notes
+    assert "spectre, volume_to_volume, whose queries are not the same (1 here, 2 there)" in note
 
 
 def test_results_are_plain_json(tmp_path: Path) -> None:

@@ -80,6 +80,18 @@ def test_a_study_without_a_vector_is_an_error() -> None:
     assert e.value.rule == "missing-study"
 
 
+def test_a_vector_of_a_text_that_is_not_there_is_an_error() -> None:
+    silent = study("valid_9_a_1", "p9", "")
+    reference = Reference((*five_studies().studies, silent))
+    texts = np.vstack([vectors(), [[1.0, 2.0, 3.0]]])
+    entrant = from_arrays("mine", {"study_id": [*IDS, silent.study_id], "text": texts})
+    with pytest.raises(InputError, match="1 of 6 text vectors are of studies without a text") as e:
+        seat(entrant, reference)
+    assert e.value.rule == "empty-text"
+    bare = Reference(tuple(study(name, "p", "") for name in IDS))  # a table that gives no texts
+    seat(from_arrays("mine", {"study_id": IDS, "text": vectors()}), bare)
+
+
 def test_a_study_without_a_text_needs_no_text_vector_and_is_counted() -> None:
     studies = list(five_studies().studies)
     silent = study("valid_9_a_1", "p9", "")

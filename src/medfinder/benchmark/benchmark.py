@@ -57,11 +57,13 @@ class BenchmarkConfig:
     """How it is measured.
 
     Attributes:
-        n_draws: Of each interval, and of each permutation test.
+        n_draws: Of each interval.
+        n_flips: Of each permutation test, whose p is at least 1 / (n_flips + 1).
         depth: Items of each query in the TREC run files; 0 to write none.
     """
 
     n_draws: int = 1000
+    n_flips: int = 10_000
     depth: int = 100
 
 
@@ -188,7 +190,8 @@ def _judge(
     rows: list[ScoreRow] = []
     for way, tasks in by_way.items():
         asked, values, patients = _measure(seated, tasks, config)
-        ways[way] = asked
+        primary = next(name for name in protocol.primary if name in asked.figures)
+        ways[way] = dataclasses.replace(asked, primary=primary)
         ids = [query for task in tasks for query in task.query_ids]
         for name, own in values.items():
             rows += [
@@ -292,39 +295,75 @@ def compare(
     scores: Scores,
     others: Sequence[tuple[Results, Scores]],
     n_draws: int = 1000,
-) -> tuple[Comparison, ...]:
+    n_flips: int = 10_000,
+) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Compare a model with others on the queries of every protocol that both were asked.
 
-    p-values are of paired permutation tests over patients, corrected by Holm's method for all that
-    are made. Findings that ask are no patients, so keywords are not compared.
+    By primary measures alone: the others say much the same, and correcting for hundreds of tests
+    would find nothing. p-values are of paired permutation tests over patients, corrected by Holm's
+    method for all that are made. Findings that ask are no patients, so keywords are not compared.
+    Where two models did
+    not answer the same queries of a protocol, a note says so.
+
+    Returns:
+        The comparisons, and the notes.
 
     Raises:
-        Mismatch: The other model was measured on other studies, or shares no protocol.
+        Mismatch: The other model was measured on other studies, or no query of any protocol was
+            answered by both.
         InputError: Rule ``same-name``: two of the models have one name.
     """
+    _check_comparable(results.model, results.reference, [other for other, _ in others])
     made: list[Comparison] = []
-    names = [results.model, *(other.model for other, _ in others)]
+    notes: list[str] = []
+    for other, theirs in others:
+        shared = [
+            key
+            for key in scores
+            if key in theirs and key[1] != "keyword_to_volume" and _is_primary(results, key)
+        ]
+        same = [key for key in shared if scores[key][0] == theirs[key][0]]
+        if not same:
+            raise Mismatch(
+                f"{other.model} and {results.model} share no protocol and measure with the same "
+                "queries. Measure both on the same studies under the same protocols."
+            )
+        notes += [
+            f"Not compared with {other.model}: {key[0]}, {key[1]}, whose queries are not the same "
+            f"({len(scores[key][0])} here, {len(theirs[key][0])} there)."
+            for key in shared
+            if key not in same
+        ]
+        made += [
+            _compared(key, scores[key], theirs[key], other.model, n_draws, n_flips) for key in same
+        ]
+    corrected = holm({str(i): one.p for i, one in enumerate(made)})
+    return (
+        tuple(dataclasses.replace(one, p_holm=corrected[str(i)]) for i, one in enumerate(made)),
+        tuple(notes),
+    )
+
+
+def _is_primary(results: Results, key: tuple[str, str, str]) -> bool:
+    protocol, way, measure = key
+    return results.protocols[protocol].ways[way].primary == measure
+
+
+def _check_comparable(name: str, reference: str, others: Sequence[Results]) -> None:
+    names = [name, *(other.model for other in others)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(
             f"Two of the models are called {twice!r}. Name one of them with --name.",
             rule="same-name",
         )
-    for other, theirs in others:
-        if other.reference != results.reference:
+    for other in others:
+        if other.reference != reference:
             raise Mismatch(
                 f"{other.model} was measured on other studies (reference {other.reference}, this "
-                f"run {results.reference}), so its numbers cannot be compared. Measure both on one "
-                "table and one split."
+                f"run {reference}), so its numbers cannot be compared. Measure both on one table "
+                "and one split."
             )
-        shared = [key for key in scores if key in theirs and key[1] != "keyword_to_volume"]
-        if not shared:
-            raise Mismatch(f"{other.model} and {results.model} share no protocol and measure.")
-        made += [_compared(key, scores[key], theirs[key], other.model, n_draws) for key in shared]
-    if not made:
-        return ()
-    corrected = holm({str(i): one.p for i, one in enumerate(made)})
-    return tuple(dataclasses.replace(one, p_holm=corrected[str(i)]) for i, one in enumerate(made))
 
 
 def _compared(
@@ -333,19 +372,15 @@ def _compared(
     theirs: tuple[list[str], list[str], list[float]],
     other: str,
     n_draws: int,
+    n_flips: int,
 ) -> Comparison:
     protocol, way, measure = key
-    if mine[0] != theirs[0]:
-        raise Mismatch(
-            f"{other} answered {len(theirs[0])} queries of {protocol}, {way}; this model "
-            f"{len(mine[0])}, and they are not the same. Measure both on the same studies."
-        )
     values, others = np.array(mine[2]), np.array(theirs[2])
     low = high = None
     if len(set(mine[1])) > 1:
         found = bootstrap_interval(values - others, mine[1], n_draws=n_draws)
         low, high = found.low, found.high
-    p = permutation_test(values, others, mine[1], n_draws=n_draws)
+    p = permutation_test(values, others, mine[1], n_draws=n_flips)
     difference = float(np.mean(values - others))
     return Comparison(protocol, way, measure, other, difference, low, high, p, p)
 
@@ -401,11 +436,12 @@ def run_benchmark(
         read_manifest(out, "benchmark")  # another stage's folder is not written over
     # Read before anything is measured: what is wrong with them shows at once.
     others = [(read_results(folder), read_scores(folder)) for folder in compare_with]
+    _check_comparable(entrant.name, reference.hash, [other for other, _ in others])
     results, rows = benchmark(entrant, reference, names, config, progress=progress)
     scores = _grouped(rows)
     if others:
-        made = compare(results, scores, others, config.n_draws)
-        results = dataclasses.replace(results, comparisons=made)
+        made, notes = compare(results, scores, others, config.n_draws, config.n_flips)
+        results = dataclasses.replace(results, comparisons=made, notes=(*results.notes, *notes))
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
     for old in (*out.glob("runs/*.run"), *out.glob("runs/*.qrels")):

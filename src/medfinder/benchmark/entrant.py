@@ -297,7 +297,8 @@ def seat(entrant: Entrant, reference: Reference) -> Seated:
     """Put an entrant's vectors beside the studies.
 
     Raises:
-        InputError: Rules ``unknown-study``: ids of no study of the table; ``missing-study``: studies
+        InputError: Rules ``unknown-study``: ids of no study of the table; ``empty-text``: text
+            vectors of studies without a text, where others have one; ``missing-study``: studies
             that neither have a vector nor were told to lack one.
         Mismatch: No id is that of a study: it was made from other studies.
     """
@@ -321,6 +322,15 @@ def seat(entrant: Entrant, reference: Reference) -> Seated:
                 "these studies, choose the split they are of, or leave their vectors out.",
                 rule="unknown-study",
             )
+        if side == "text" and reference.has_text.any():
+            silent = [i for i in placed.ids if not reference.has_text[reference.row[i]]]
+            if silent:
+                raise InputError(
+                    f"{len(silent)} of {len(placed.ids)} text vectors are of studies without a "
+                    f"text, first {silent[0]!r}; an empty text has no meaning to embed. Leave these "
+                    "vectors out, or give the texts.",
+                    rule="empty-text",
+                )
         rows = np.full(len(reference), -1, np.int64)
         rows[[reference.row[name] for name in placed.ids]] = np.arange(len(placed.ids))
         expected = reference.has_text if side == "text" else np.ones(len(reference), np.bool_)

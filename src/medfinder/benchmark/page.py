@@ -33,15 +33,9 @@ WHY = {
 }
 """Reasons why queries are left out, in words."""
 _HEADLINE = (
-    ("one-to-one", "R@10"),
-    ("multi-positive", "R@10"),
-    ("deduplicated", "R@10"),
-    ("same-findings-exact", "AP"),
-    ("same-findings-graded", "nDCG@10"),
-    ("keyword", "AP"),
-    ("same-lobe", "AUROC"),
-    ("same-side", "AUROC"),
-)
+    "one-to-one", "multi-positive", "deduplicated", "same-findings-exact", "same-findings-graded",
+    "keyword", "same-lobe", "same-side",
+)  # fmt: skip
 _DRAWN = ("multi-positive", "deduplicated")  # of the others' tables a reader can tell as much
 _N_WORST = 15
 _MOST_K = 1000
@@ -67,12 +61,14 @@ class Table:
         columns: Heads.
         rows: Cells as they are shown.
         n_bounds: How many of the last rows are chance and ceiling.
+        n_names: How many of the first columns are names; the others are numbers.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     n_bounds: int = 0
+    n_names: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +129,17 @@ def parts(results: Sequence[Results], scores: Sequence[Scores]) -> list[Part]:
     if own.not_asked:
         rows = tuple((name, why.reason) for name, why in own.not_asked.items())
         found.append(
-            Part("Not asked", 2, (), (Table("Protocols not asked", ("Protocol", "Why"), rows),))
+            Part(
+                "Not asked",
+                2,
+                (),
+                (Table("Protocols not asked", ("Protocol", "Why"), rows, n_names=2),),
+            )
         )
     measures = tuple((name, said) for name, said in MEASURES.items())
-    found.append(Part("Measures", 2, (), (Table("What is measured", ("Name", "Is"), measures),)))
+    found.append(
+        Part("Measures", 2, (), (Table("What is measured", ("Name", "Is"), measures, n_names=2),))
+    )
     return found
 
 
@@ -151,11 +154,12 @@ def _headline(results: Sequence[Results]) -> list[Part]:
             figure.ceiling,
             figure.chance,
         )
-        for protocol, measure in _HEADLINE
+        for protocol in _HEADLINE
         if protocol in results[0].protocols
-        for way in results[0].protocols[protocol].ways
+        for way, asked in results[0].protocols[protocol].ways.items()
         for one in results
-        if (figure := _figure(one, protocol, way, measure)) is not None
+        if (measure := asked.primary)
+        and (figure := _figure(one, protocol, way, measure)) is not None
     ]
     if not given:
         return []
@@ -178,11 +182,12 @@ def _comparisons(own: Results) -> Part:
         for one in own.comparisons
     )
     text = (
-        f"{own.model} less each other model, on the same queries. p is of a paired permutation test "
+        f"{own.model} less each other model, on the same queries, by the primary measure of each "
+        "protocol and direction. p is of a paired permutation test "
         "over patients; the last column is corrected by Holm's method for all rows of this table."
     )
     heads = ("Other", "Protocol", "Way", "Measure", "Difference", "p", "p (Holm)")
-    return Part("Comparisons", 2, (text,), (Table("Differences", heads, rows),))
+    return Part("Comparisons", 2, (text,), (Table("Differences", heads, rows, n_names=4),))
 
 
 def _protocol(
@@ -327,9 +332,11 @@ def to_markdown(found: Sequence[Part]) -> str:
         lines += [_marked(text) for text in part.texts]
         for table in part.tables:
             head = "| " + " | ".join(map(_marked, table.columns)) + " |"
-            rule = "|" + "|".join(["---"] + ["---:"] * (len(table.columns) - 1)) + "|"
+            n_numbers = len(table.columns) - table.n_names
+            rule = "|" + "|".join(["---"] * table.n_names + ["---:"] * n_numbers) + "|"
             rows = ["| " + " | ".join(map(_marked, row)) + " |" for row in table.rows]
             lines += [f"**{_marked(table.caption)}**", "\n".join([head, rule, *rows])]
+        lines += [f"*{_marked(one.title)}.* {_marked(one.text)}" for one in part.pictures]
     return "\n\n".join(lines) + "\n"
 
 
@@ -338,7 +345,7 @@ def to_latex(found: Sequence[Part]) -> str:
     lines = ["% \\usepackage{booktabs}"]
     for part in found:
         for table in part.tables:
-            columns = "l" + "r" * (len(table.columns) - 1)
+            columns = "l" * table.n_names + "r" * (len(table.columns) - table.n_names)
             head = " & ".join(map(_tex, table.columns))
             split = len(table.rows) - table.n_bounds
             rows = [" & ".join(map(_tex, row)) + r" \\" for row in table.rows]

@@ -153,7 +153,7 @@ def intervals(name: str, title: str, given: Sequence[Bar], *, unit: str) -> Pict
         k, row = models.index(bar.name), groups.index(bar.group)
         y = row - 0.36 + 0.72 * (k + 0.5) / len(models)
         colour = PALETTE[k % len(PALETTE)]
-        first = bar.group == given[0].group
+        first = bar is next(one for one in given if one.name == bar.name)
         low = bar.value if bar.low is None else bar.low
         high = bar.value if bar.high is None else bar.high
         axes.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=2)

@@ -40,6 +40,8 @@ class Protocol:
         ways: What finds what.
         ties: See `Task`.
         tasks: Makes the questions for some studies and vectors.
+        primary: Measures that speak for the protocol, in order: of each direction the first that it
+            has is the one that models are compared by.
         known: What its source says, and where; "" for a protocol of our own.
         assumed: What its source leaves open, and what is done here.
     """
@@ -50,6 +52,7 @@ class Protocol:
     relevance: str
     ways: tuple[Way, ...]
     tasks: Tasks
+    primary: tuple[str, ...]
     ties: Ties = "expected"
     known: str = ""
     assumed: str = ""
@@ -245,6 +248,7 @@ _add(
         "Only the study itself answers, though other reports may be the same to the letter.",
         BOTH,
         _both_ways(_RETRIEVAL, lambda reference: _own),
+        ("R@10",),
     )
 )
 _add(
@@ -255,6 +259,7 @@ _add(
         "Every study whose report is the same answers; case and white space do not matter.",
         BOTH,
         _both_ways((*_RETRIEVAL, "AP"), lambda reference: _same(reference.text_key)),
+        ("R@10",),
     )
 )
 _add(
@@ -265,6 +270,7 @@ _add(
         "One study for each distinct report, the first by study_id; only the study itself answers.",
         BOTH,
         _both_ways(_RETRIEVAL, lambda reference: _own, _distinct_texts),
+        ("R@10",),
     )
 )
 
@@ -308,6 +314,7 @@ _add(
         "is a set too. From volume to volume, no study of the same patient is ranked.",
         (*BOTH, "volume_to_volume"),
         _same_findings,
+        ("AP",),
     )
 )
 
@@ -364,6 +371,7 @@ _add(
         "is ranked.",
         (*BOTH, "volume_to_volume"),
         _graded,
+        ("nDCG@10",),
     )
 )
 
@@ -414,6 +422,7 @@ _add(
         "all affirm are not asked.",
         ("keyword_to_volume",),
         lambda seated, protocol: [_keywords(_KEYWORD_MEASURES)(seated, protocol)],
+        ("AP",),
     )
 )
 
@@ -500,6 +509,7 @@ _add(
         "Knowing the finding alone scores an AUROC of 0.5.",
         _PLACED,
         _conditioned(lobe_of, "lobe"),
+        ("AUROC",),
     )
 )
 _add(
@@ -510,6 +520,7 @@ _add(
         "As same-lobe, with the sides left, right and bilateral in the place of lobes.",
         _PLACED,
         _conditioned(side_of, "side"),
+        ("AUROC",),
     )
 )
 
@@ -544,6 +555,7 @@ _add(
         "not drawn: what repeated draws converge to. Sizes beyond the gallery are left out.",
         BOTH,
         _pools,
+        ("R@1 of 128", "R@1 of 64", "R@1 of 32"),
         known="Merlin (Nature 2026) and its re-implementations in SPECTRE and RadFinder: disjoint "
         "pools of 32, 64 and 128 from a shuffled test set, R@1 and R@8, 100 repeats with seed 42; "
         "RadFinder drops the last, smaller pool, SPECTRE keeps it. M3D (eval_itr.py): fixed lists of "
@@ -605,6 +617,7 @@ _add(
         "with any label, the query left out of its own pool, each K on its own.",
         ("report_to_volume", "volume_to_volume"),
         _ct_clip,
+        ("R@10", "Jaccard@10"),
         "row",
         _CT_CLIP_KNOWN,
         "Labels are the source's own where it gave any, else read from the reports; CT-CLIP uses the "
@@ -621,6 +634,7 @@ _add(
         "up to it, because the list of ratios is not emptied in between.",
         ("report_to_volume", "volume_to_volume"),
         _ct_clip,
+        ("R@10", "MAP@10 of 1,5,10,50"),
         "row",
         _CT_CLIP_KNOWN
         + " The query stays in its own pool; the list of ratios goes on from K to K.",
@@ -677,6 +691,7 @@ _add(
         "shares its labels with no other is left out.",
         ("report_to_volume", "volume_to_volume"),
         _spectre,
+        ("R@10", "AP@10"),
         "row",
         "eval/retrieval_ct_rate.py of SPECTRE: R@5, 10, 50, 100 from text to image; from image to "
         "image AP at K = 1, 5, 10, 50, the sum of precisions over the smaller of K and the number of "
@@ -751,6 +766,7 @@ _add(
         "its report. Volume to volume: any shared label.",
         _RADFINDER_WAYS,
         _radfinder(None),
+        ("R@10", "AP@10/k"),
         "expected",
         _RADFINDER_KNOWN + " This is its filter mode dup_all, the default.",
         _RADFINDER_ASSUMED,
@@ -765,6 +781,7 @@ _add(
         "validation split.",
         _RADFINDER_WAYS,
         _radfinder(_first_of_scan),
+        ("R@10", "AP@10/k"),
         "expected",
         _RADFINDER_KNOWN + " This is its filter mode first_all.",
         "As radfinder-dup.",
@@ -778,6 +795,7 @@ _add(
         "One item for each distinct report: the first by study_id.",
         ("report_to_volume",),
         _radfinder(_distinct_texts),
+        ("R@10",),
         "expected",
         _RADFINDER_KNOWN,
         "The released code de-duplicates by scan (radfinder-first) and has no mode by text; that the "
@@ -811,6 +829,7 @@ _add(
         "findings section (the first by study_id); only the study itself answers.",
         BOTH,
         _both_ways(("R@1", "R@5", "R@10", "MdR"), lambda reference: _own, _colipri),
+        ("R@10",),
         known="The authors, in discussion 6 of the model's page on the Hub: 1,564 scans, 1,551 without "
         "those that show no chest, 1,493 once duplicates of Findings_EN are dropped; normalised vectors; "
         "an implementation after CXR-CLIP's.",
@@ -838,6 +857,7 @@ _add(
         "adenopathy, answered by studies whose report affirms them or a kind of them.",
         BOTH,
         _medfinder_paper,
+        ("R@10", "P@20"),
         known="The paper: R@1, R@5, R@10, median and mean rank both ways; precision at 20, 50 and 100 "
         "of keywords. The published code names the three keywords, and looks for a report's row in a "
         "full sort.",

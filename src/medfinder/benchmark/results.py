@@ -49,6 +49,7 @@ class Asked:
         n_patients: Patients the interval is drawn over.
         left_out: Reason → queries that were not measured.
         figures: Measure → its number.
+        primary: The measure that speaks for it.
         run: File of the ranked lists, below the folder; "" where none is written.
         qrels: File of what answers what; "" where none is written.
     """
@@ -58,6 +59,7 @@ class Asked:
     n_patients: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
+    primary: str = ""
     run: str = ""
     qrels: str = ""
 
@@ -100,7 +102,7 @@ class NotAsked:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the same queries.
+    """Two models on the same queries, by the primary measure.
 
     Attributes:
         protocol: Name.

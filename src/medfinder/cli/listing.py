@@ -77,6 +77,7 @@ def protocols(
                     "asks": p.asks,
                     "relevance": p.relevance,
                     "ties": p.tie_rule,
+                    "primary": list(p.primary),
                     "known": p.known,
                     "assumed": p.assumed,
                 }
