@@ -14,6 +14,7 @@ from typing import Any
 
 import typer.main
 from dataset_sections import curation_section, translation_section
+from ranking_section import evaluate_section
 
 from medfinder.cli.app import app
 
@@ -218,6 +219,7 @@ def benchmarks_page() -> str:
     sections: dict[str, Callable[[dict[str, Any], str], list[str]]] = {
         "curation": curation_section,
         "translation": translation_section,
+        "evaluate": evaluate_section,
         "throughput": training_section,
         "gpu": gpu_section,
         "checkpoint": checkpoint_section,
