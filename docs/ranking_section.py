@@ -26,7 +26,7 @@ def evaluate_section(figures: dict[str, Any], notes: str) -> list[str]:
         "|---|---|---|---|",
         *(
             f"| {label} | {times[name]['wall_s']:,.1f} | {times[name]['cpu_s']:,.1f} "
-            f"| {ratios[name]:,.3g}× |"
+            f"| {_ratio(ratios[name])} |"
             for name, label in ways.items()
         ),
         "",
@@ -40,3 +40,7 @@ def evaluate_section(figures: dict[str, Any], notes: str) -> list[str]:
         "",
         notes,
     ]
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.2g}×"
