@@ -11,8 +11,9 @@ import pytest
 
 from benchmark.five import FIVE, five_entrant, five_studies, study
 from medfinder.artifact import MANIFEST, Manifest, read_manifest, write_manifest
-from medfinder.benchmark.benchmark import BenchmarkConfig, Made, benchmark, compare
+from medfinder.benchmark.benchmark import BenchmarkConfig, Made, benchmark
 from medfinder.benchmark.benchmark import run_benchmark as run_with_report
+from medfinder.benchmark.compare import compare
 from medfinder.benchmark.entrant import Entrant, make_entrant
 from medfinder.benchmark.protocols import protocols
 from medfinder.benchmark.reference import Reference

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from benchmark.five import study
-from medfinder.benchmark.benchmark import ask
 from medfinder.benchmark.entrant import Seated, make_entrant, seat
 from medfinder.benchmark.interval import over_pools, over_queries, weighted
-from medfinder.benchmark.protocols import protocols
+from medfinder.benchmark.protocols import ask, protocols
 from medfinder.benchmark.reference import Reference
 from medfinder.benchmark.task import Task, measured, of_entrant
 from medfinder.ranking.measures import auroc, average_precision, precision_at_k

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmark.five import FIVE, five_entrant, five_studies
-from medfinder.benchmark.benchmark import ask, benchmark
+from medfinder.benchmark.benchmark import benchmark
 from medfinder.benchmark.entrant import seat
-from medfinder.benchmark.protocols import protocols
+from medfinder.benchmark.protocols import ask, protocols
 from medfinder.benchmark.results import Results
 from medfinder.benchmark.task import MEASURES, measured, of_ceiling, of_chance
 

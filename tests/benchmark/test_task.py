@@ -7,9 +7,8 @@ import pytest
 
 from benchmark.five import five_entrant, five_studies, study
 from medfinder.benchmark import task as module
-from medfinder.benchmark.benchmark import ask
 from medfinder.benchmark.entrant import Seated, make_entrant, seat
-from medfinder.benchmark.protocols import jaccard, protocols
+from medfinder.benchmark.protocols import ask, jaccard, protocols
 from medfinder.benchmark.reference import Reference
 from medfinder.benchmark.task import (
     Task,

@@ -7,7 +7,7 @@ skipped: a protocol asked by name that cannot be asked is an error, one of "all 
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +16,17 @@ import numpy as np
 import medfinder
 from medfinder.artifact import MANIFEST, Manifest, read_manifest, write_manifest
 from medfinder.benchmark import interval
+from medfinder.benchmark.compare import check_comparable, compare, grouped
 from medfinder.benchmark.entrant import Entrant, Seated, seat
-from medfinder.benchmark.protocols import Protocol, protocols
+from medfinder.benchmark.protocols import Protocol, ask, protocols
 from medfinder.benchmark.reference import Reference, Rows
 from medfinder.benchmark.results import (
     Asked,
-    Comparison,
     Figure,
     Judged,
     NotAsked,
     Results,
     ScoreRow,
-    Scores,
     read_results,
     read_scores,
     write_results,
@@ -42,14 +41,11 @@ from medfinder.benchmark.task import (
     of_chance,
     of_entrant,
 )
+from medfinder.benchmark.trec import with_runs
 from medfinder.config import to_dict
-from medfinder.errors import InputError, Mismatch
-from medfinder.ranking.qrels import Qrels
-from medfinder.ranking.run import Run
-from medfinder.ranking.significance import bootstrap_interval, holm, permutation_test
+from medfinder.errors import InputError
 
 Progress = Callable[[int, int, str], None]
-_MOST_QRELS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,27 +155,6 @@ def _notes(seated: Seated) -> tuple[str, ...]:
     )
 
 
-def ask(seated: Seated, protocol: Protocol) -> list[Task]:
-    """Return a protocol's questions that these vectors can answer.
-
-    Raises:
-        InputError: Rule ``wrong-side``: they answer none; and those of the protocol.
-    """
-    tasks = [task for task in protocol.tasks(seated, protocol) if _can(seated, task)]
-    if not tasks:
-        needs = sorted({side for way in protocol.ways for side in SIDES[way]})
-        raise InputError(
-            f"{protocol.name} needs vectors of {' and '.join(needs)} that lie in one space; "
-            f"{seated.entrant.name} has those of {' and '.join(sorted(seated.entrant.sides))}.",
-            rule="wrong-side",
-        )
-    return tasks
-
-
-def _can(seated: Seated, task: Task) -> bool:
-    return all(side in seated.entrant.sides for side in SIDES[task.way])
-
-
 def _judge(
     seated: Seated, protocol: Protocol, config: BenchmarkConfig
 ) -> tuple[Judged, list[ScoreRow]]:
@@ -287,107 +262,6 @@ def _middle(name: str, values: Floats) -> float:
     return float(np.median(values) if name == "MdR" else np.mean(values))
 
 
-# --- two models
-
-
-def compare(
-    results: Results,
-    scores: Scores,
-    others: Sequence[tuple[Results, Scores]],
-    n_draws: int = 1000,
-    n_flips: int = 10_000,
-) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
-    """Compare a model with others on the queries of every protocol that both were asked.
-
-    By primary measures alone: the others say much the same, and correcting for hundreds of tests
-    would find nothing. p-values are of paired permutation tests over patients, corrected by Holm's
-    method for all that are made. Findings that ask are no patients, so keywords are not compared.
-    Where two models did
-    not answer the same queries of a protocol, a note says so.
-
-    Returns:
-        The comparisons, and the notes.
-
-    Raises:
-        Mismatch: The other model was measured on other studies, or no query of any protocol was
-            answered by both.
-        InputError: Rule ``same-name``: two of the models have one name.
-    """
-    _check_comparable(results.model, results.reference, [other for other, _ in others])
-    made: list[Comparison] = []
-    notes: list[str] = []
-    for other, theirs in others:
-        shared = [
-            key
-            for key in scores
-            if key in theirs and key[1] != "keyword_to_volume" and _is_primary(results, key)
-        ]
-        same = [key for key in shared if scores[key][0] == theirs[key][0]]
-        if not same:
-            raise Mismatch(
-                f"{other.model} and {results.model} share no protocol and measure with the same "
-                "queries. Measure both on the same studies under the same protocols."
-            )
-        notes += [
-            f"Not compared with {other.model}: {key[0]}, {key[1]}, whose queries are not the same "
-            f"({len(scores[key][0])} here, {len(theirs[key][0])} there)."
-            for key in shared
-            if key not in same
-        ]
-        made += [
-            _compared(key, scores[key], theirs[key], other.model, n_draws, n_flips) for key in same
-        ]
-    corrected = holm({str(i): one.p for i, one in enumerate(made)})
-    return (
-        tuple(dataclasses.replace(one, p_holm=corrected[str(i)]) for i, one in enumerate(made)),
-        tuple(notes),
-    )
-
-
-def _is_primary(results: Results, key: tuple[str, str, str]) -> bool:
-    protocol, way, measure = key
-    return results.protocols[protocol].ways[way].primary == measure
-
-
-def _check_comparable(name: str, reference: str, others: Sequence[Results]) -> None:
-    names = [name, *(other.model for other in others)]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(
-            f"Two of the models are called {twice!r}. Name one of them with --name.",
-            rule="same-name",
-        )
-    for other in others:
-        if other.reference != reference:
-            raise Mismatch(
-                f"{other.model} was measured on other studies (reference {other.reference}, this "
-                f"run {reference}), so its numbers cannot be compared. Measure both on one table "
-                "and one split."
-            )
-
-
-def _compared(
-    key: tuple[str, str, str],
-    mine: tuple[list[str], list[str], list[float]],
-    theirs: tuple[list[str], list[str], list[float]],
-    other: str,
-    n_draws: int,
-    n_flips: int,
-) -> Comparison:
-    protocol, way, measure = key
-    values, others = np.array(mine[2]), np.array(theirs[2])
-    low = high = None
-    if len(set(mine[1])) > 1:
-        found = bootstrap_interval(values - others, mine[1], n_draws=n_draws)
-        low, high = found.low, found.high
-    p = permutation_test(values, others, mine[1], n_draws=n_flips)
-    difference = float(np.mean(values - others))
-    return Comparison(protocol, way, measure, other, difference, low, high, p, p)
-
-
-# --- the stage
-
-
 @dataclass(frozen=True, slots=True)
 class Made:
     """What a run of `run_benchmark` wrote.
@@ -436,9 +310,9 @@ def run_benchmark(
         read_manifest(out, "benchmark")  # another stage's folder is not written over
     # Read before anything is measured: what is wrong with them shows at once.
     others = [(read_results(folder), read_scores(folder)) for folder in compare_with]
-    _check_comparable(entrant.name, reference.hash, [other for other, _ in others])
+    check_comparable(entrant.name, reference.hash, [other for other, _ in others])
     results, rows = benchmark(entrant, reference, names, config, progress=progress)
-    scores = _grouped(rows)
+    scores = grouped(rows)
     if others:
         made, notes = compare(results, scores, others, config.n_draws, config.n_flips)
         results = dataclasses.replace(results, comparisons=made, notes=(*results.notes, *notes))
@@ -447,7 +321,7 @@ def run_benchmark(
     for old in (*out.glob("runs/*.run"), *out.glob("runs/*.qrels")):
         old.unlink()
     if config.depth:
-        results = _with_runs(entrant, reference, results, out, config.depth)
+        results = with_runs(entrant, reference, results, out, config.depth)
     write_scores(out, rows)
     write_results(out, results)
     for page in (MARKDOWN, LATEX, PAGE):
@@ -474,96 +348,3 @@ def run_benchmark(
         ),
     )
     return Made(out, results, duration_s)
-
-
-def _grouped(rows: Sequence[ScoreRow]) -> Scores:
-    found: Scores = {}
-    for row in rows:
-        ids, patients, values = found.setdefault((row.protocol, row.way, row.measure), ([], [], []))
-        ids.append(row.query)
-        patients.append(row.patient)
-        values.append(row.value)
-    return found
-
-
-def _with_runs(
-    entrant: Entrant, reference: Reference, results: Results, out: Path, depth: int
-) -> Results:
-    """Write TREC run and qrels files, and name them in the results.
-
-    Questions of the same queries and gallery share a run file. A protocol whose queries have pools
-    of their own has none; nor has one whose qrels would pass `_MOST_QRELS` lines. A grade in [0, 1]
-    is written in hundredths.
-    """
-    seated = seat(entrant, reference)
-    written: dict[tuple[str, bytes, bytes], str] = {}
-    protocols_ = dict(results.protocols)
-    for name, judged in results.protocols.items():
-        ways = dict(judged.ways)
-        for way, task in _whole(ask(seated, protocols.get(name))):
-            key = (way, task.queries.tobytes(), task.gallery.tobytes())
-            stem = f"{name}.{way}"
-            if key not in written:
-                written[key] = f"runs/{stem}.run"
-                _write_run(seated, task, out / written[key], depth)
-            qrels = f"runs/{stem}.qrels"
-            if not _write_qrels(reference, task, out / qrels):
-                qrels = ""
-            ways[way] = dataclasses.replace(ways[way], run=written[key], qrels=qrels)
-        protocols_[name] = dataclasses.replace(judged, ways=ways)
-    return dataclasses.replace(results, protocols=protocols_)
-
-
-def _whole(tasks: Sequence[Task]) -> Iterator[tuple[str, Task]]:
-    """Yield the tasks that are alone in their direction and rank the whole gallery."""
-    ways = [task.way for task in tasks]
-    for task in tasks:
-        if ways.count(task.way) == 1 and task.excluded is None and task.n:
-            yield task.way, task
-
-
-def _trec(name: str) -> str:
-    return "_".join(name.split())  # a column of a TREC file ends at white space
-
-
-def _write_run(seated: Seated, task: Task, path: Path, depth: int) -> None:
-    queries = [_trec(name) for name in task.query_ids]
-    items = [seated.reference.ids[i] for i in task.gallery]
-    name = _trec(seated.entrant.name) or "medfinder"
-    asking, answering = SIDES[task.way]
-    if seated.is_dense:
-        made = Run.from_vectors(
-            queries,
-            seated.vectors(asking, task.queries),
-            items,
-            seated.vectors(answering, task.gallery),
-            min(depth, len(items)),
-        )
-    else:
-        scores = of_entrant(task, seated)(0, task.n)
-        made = Run.from_scores(queries, items, scores, min(depth, len(items)))
-    path.parent.mkdir(exist_ok=True)
-    made.write(path, name)
-
-
-def _write_qrels(reference: Reference, task: Task, path: Path) -> bool:
-    items = [reference.ids[i] for i in task.gallery]
-    if task.relevant is None and task.n * len(items) > _MOST_QRELS:
-        return False
-    if task.relevant is not None and sum(map(len, task.relevant)) > _MOST_QRELS:
-        return False
-
-    def judged() -> Iterator[tuple[str, str, int]]:
-        for i, query in enumerate(task.query_ids):
-            if task.relevant is not None:
-                for j in task.relevant[i]:
-                    yield _trec(query), items[int(j)], 1
-            else:
-                assert task.grades is not None
-                grades = np.rint(100 * task.grades(i, i + 1)[0]).astype(int)
-                for j in np.flatnonzero(grades):
-                    yield _trec(query), items[int(j)], int(grades[j])
-
-    path.parent.mkdir(exist_ok=True)
-    Qrels(judged()).write(path)
-    return True
