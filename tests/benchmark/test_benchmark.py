@@ -18,7 +18,7 @@ from medfinder.benchmark.entrant import Entrant, make_entrant
 from medfinder.benchmark.protocols import protocols
 from medfinder.benchmark.reference import Reference
 from medfinder.benchmark.results import read_results, read_scores, write_results
-from medfinder.errors import Incomplete, InputError, Mismatch, UnknownName
+from medfinder.errors import ConfigError, Incomplete, InputError, Mismatch, UnknownName
 from medfinder.ranking.qrels import Qrels
 from medfinder.ranking.run import Run
 from stubs.curated import phantom_studies
@@ -123,6 +123,26 @@ def test_an_unknown_protocol_names_the_nearest(reference: Reference) -> None:
         benchmark(planted(reference, 1.0), reference, ["one-to-on"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [({"n_draws": 99}, "n_draws"), ({"n_flips": 1}, "n_flips"), ({"depth": -1}, "depth")],
+)
+def test_a_setting_out_of_range_is_refused_before_anything_is_measured(
+    setting: dict[str, int], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"Setting {text} of a benchmark must be at least"):
+        BenchmarkConfig(**setting)
+
+
+def test_an_error_that_is_not_the_datas_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: Any) -> None:
+        raise InputError("A fault of another kind.", rule="shape")
+
+    monkeypatch.setattr("medfinder.benchmark.benchmark._judge", faulty)
+    with pytest.raises(InputError, match="another kind"):
+        benchmark(five_entrant(), five_studies(), config=FAST)
+
+
 def test_volumes_alone_are_asked_what_volumes_can_answer() -> None:
     own = five_entrant().sides["volume"]
     entrant = make_entrant("volumes", {"volume": (own.ids, own.vectors)})
@@ -203,6 +223,15 @@ def test_run_files_scored_by_ir_measures_give_the_same_numbers(
         )
         assert asked.figures["AP"].value == pytest.approx(theirs[ir_measures.AP], abs=1e-6)
         assert asked.figures["R@10"].value == pytest.approx(theirs[ir_measures.Success @ 10])
+
+
+def test_ids_with_blanks_go_into_run_files_without_them(tmp_path: Path) -> None:
+    reference = Reference((study("a 1", "p", "Nodule."), study("b 2", "q", "Mass.")))
+    sides = {side: (reference.ids, np.eye(2)) for side in ("volume", "text")}
+    entrant = make_entrant("my model", sides)  # type: ignore[arg-type]
+    made = run_benchmark(entrant, reference, tmp_path, ["one-to-one"], FAST)
+    run = tmp_path / made.results.protocols["one-to-one"].ways["report_to_volume"].run
+    assert run.read_text().splitlines()[0].split()[:3] == ["a_1", "Q0", "a_1"]
 
 
 def test_no_run_files_are_written_where_none_are_asked_for(tmp_path: Path) -> None:

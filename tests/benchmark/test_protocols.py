@@ -73,7 +73,7 @@ def test_the_page_says_of_a_protocol_what_its_entry_says(name: str) -> None:
     assert f"### {name}, version {protocol.version}" in PAGE
     for text in (protocol.asks, protocol.relevance, protocol.known, protocol.assumed):
         assert " ".join(text.split()) in page
-    assert f"Ties: {protocol.tie_rule}." in page
+    assert f"Ties: {protocol.tie_rule}. Primary: {', '.join(protocol.primary)}." in page
 
 
 def test_the_page_explains_every_measure() -> None:

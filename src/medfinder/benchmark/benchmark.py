@@ -43,8 +43,18 @@ from medfinder.benchmark.task import (
 )
 from medfinder.benchmark.trec import with_runs
 from medfinder.config import to_dict
-from medfinder.errors import InputError
+from medfinder.errors import ConfigError, InputError
 
+CANNOT = (
+    "no-query",
+    "no-findings",
+    "no-labels",
+    "no-lobes",
+    "no-sides",
+    "pool-size",
+    "wrong-side",
+)
+"""Rules that tell of a protocol which the data do not allow; any other error ends the run."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -61,6 +71,14 @@ class BenchmarkConfig:
     n_draws: int = 1000
     n_flips: int = 10_000
     depth: int = 100
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_draws", 100), ("n_flips", 100), ("depth", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"Setting {name} of a benchmark must be at least {least}, got "
+                    f"{getattr(self, name)}."
+                )
 
 
 def benchmark(
@@ -96,7 +114,7 @@ def benchmark(
         try:
             found, values = _judge(seated, protocol, config)
         except InputError as error:
-            if names:
+            if names or error.rule not in CANNOT:
                 raise
             not_asked[protocol.name] = NotAsked(error.rule, str(error))
             continue

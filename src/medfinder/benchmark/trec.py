@@ -59,7 +59,7 @@ def _trec(name: str) -> str:
 
 def _write_run(seated: Seated, task: Task, path: Path, depth: int) -> None:
     queries = [_trec(name) for name in task.query_ids]
-    items = [seated.reference.ids[i] for i in task.gallery]
+    items = [_trec(seated.reference.ids[i]) for i in task.gallery]
     name = _trec(seated.entrant.name) or "medfinder"
     asking, answering = SIDES[task.way]
     if seated.is_dense:
@@ -78,7 +78,7 @@ def _write_run(seated: Seated, task: Task, path: Path, depth: int) -> None:
 
 
 def _write_qrels(reference: Reference, task: Task, path: Path) -> bool:
-    items = [reference.ids[i] for i in task.gallery]
+    items = [_trec(reference.ids[i]) for i in task.gallery]
     if task.relevant is None and task.n * len(items) > _MOST_QRELS:
         return False
     if task.relevant is not None and sum(map(len, task.relevant)) > _MOST_QRELS:
