@@ -283,3 +283,39 @@ def test_a_record_of_encoders_that_says_nothing_is_refused(
     (tmp_path / "idx" / "streams.json").write_text(content)
     with pytest.raises(Mismatch, match="does not say which encoders it holds"):
         build_index(studies, tmp_path / "idx", None, Embedder(WordEncoder()))
+
+
+def test_a_study_of_a_table_alone_is_searched_by_its_report(tmp_path: Path) -> None:
+    from medfinder.artifact import Manifest, write_manifest
+    from medfinder.records import Report, Study
+    from medfinder.studies import write_studies
+
+    only = Study(
+        study_id="s1",
+        patient_id="p1",
+        series_id="",
+        volume_path="",
+        volume_hash="",
+        shape=(0, 0, 0),
+        spacing_mm=(0.0, 0.0, 0.0),
+        report=Report("derrame pleural izquierdo", "es"),
+        translation="Left pleural effusion",
+    )
+    write_studies(tmp_path / "studies" / "studies.parquet", [only])
+    write_manifest(tmp_path / "studies", Manifest("curate", {}, {"studies": "x"}, {"studies": 1}))
+    build_index(tmp_path / "studies", tmp_path / "idx", Embedder(GridEncoder()), None)
+    (rejection,) = read_rejections(tmp_path / "idx" / "rejections.parquet")
+    assert (rejection.item, rejection.rule) == ("s1", "no-volume")
+    index = open_index(tmp_path / "idx").index
+    assert [name for name, _ in index.search_text("derrame")] == ["s1"]
+    assert [name for name, _ in index.search_text("effusion")] == ["s1"]  # the translation's word
+
+
+def test_de_identified_dicom_copies_are_indexed(tmp_path: Path) -> None:
+    from medfinder.volume.dicom_writer import write_dicom_series
+
+    write_dicom_series(block(1, "left"), tmp_path / "raw" / "s", patient_id="p", study_id="1.2.3")
+    curate(FolderSource(tmp_path / "raw"), tmp_path / "out", CurateConfig(workers=1, copy="dicom"))
+    build_index(tmp_path / "out", tmp_path / "idx", Embedder(GridEncoder()), None)
+    assert read_rejections(tmp_path / "idx" / "rejections.parquet") == []
+    assert open_index(tmp_path / "idx").index.count() == 1

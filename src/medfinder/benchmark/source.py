@@ -29,7 +29,7 @@ from medfinder.errors import InputError, MedFinderError
 from medfinder.records import Rejection, Study
 from medfinder.studies import write_rejections
 from medfinder.volume.checks import CheckConfig
-from medfinder.volume.read import read_volume
+from medfinder.volume.read import read_study
 from medfinder.volume.volume import Volume
 
 GROUP = "medfinder.benchmark"
@@ -241,22 +241,7 @@ def _each_volume(
 
 
 def _reader(study: Study, check: CheckConfig) -> Callable[[], Volume]:
-    def read() -> Volume:
-        if not study.volume_path:
-            raise InputError("The study has no volume: only its report is known.", rule="no-volume")
-        path = Path(study.volume_path)
-        volume = read_volume(
-            path, series_id=study.series_id if path.is_dir() else None, config=check
-        )
-        if study.volume_hash and volume.content_hash != study.volume_hash:
-            raise InputError(
-                "The volume is not the one that was curated: its content has changed. Run "
-                "'medfinder curate' again.",
-                rule="changed-volume",
-            )
-        return volume
-
-    return read
+    return lambda: read_study(study, check)
 
 
 def _mark(reference: Reference, study_id: str) -> str:

@@ -325,7 +325,7 @@ def _taken(study: Study | None, task: Future[Path | Rejection] | None) -> _Prepa
 def _volume(study: Study, place: Path, volumes: Volumes, check: CheckConfig) -> Path | Rejection:
     """Write one volume to its place, or say why it cannot be given out."""
     from medfinder.volume.nifti import write_nifti
-    from medfinder.volume.read import read_volume
+    from medfinder.volume.read import read_study
 
     if place.exists():  # by a run that was stopped; files take their names when they are whole
         return place
@@ -337,14 +337,7 @@ def _volume(study: Study, place: Path, volumes: Volumes, check: CheckConfig) -> 
                 "it again.",
                 rule="volume-missing",
             )
-        series = (study.series_id or None) if source.is_dir() else None
-        volume = read_volume(source, series_id=series, config=check)
-        if volume.content_hash != study.volume_hash:
-            raise InputError(
-                "The volume is not the one that was curated: its content has changed. "
-                "Run 'medfinder curate' again.",
-                rule="changed-volume",
-            )
+        volume = read_study(study, check)
     except InputError as error:
         return Rejection(study.study_id, error.rule, str(error))
     except MemoryError:

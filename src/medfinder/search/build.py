@@ -24,8 +24,7 @@ from medfinder.records import Rejection, Study
 from medfinder.studies import digest, read_studies, write_rejections
 from medfinder.volume.cache import PreprocessCache
 from medfinder.volume.checks import CheckConfig
-from medfinder.volume.read import read_volume
-from medfinder.volume.volume import Volume
+from medfinder.volume.read import read_study
 
 Vectors = dict[str, npt.NDArray[np.float32]]
 
@@ -225,7 +224,7 @@ def _embedded(
     stream: Iterator[Embedded] = iter(())
     if "volume" in embedders:
         sources = (
-            (plan.study.study_id, partial(_read, plan.study, check))
+            (plan.study.study_id, partial(read_study, plan.study, check))
             for plan in plans
             if "volume" not in plan.kept
         )
@@ -253,18 +252,6 @@ def _embedded(
             if name in embedders and study.report is not None and name not in vectors:
                 vectors[name] = embedders[name].embed_texts([study.text]).vectors[0]
         yield study, vectors, vectors.keys() != plan.kept.keys()
-
-
-def _read(study: Study, check: CheckConfig) -> Volume:
-    path = Path(study.volume_path)
-    volume = read_volume(path, series_id=study.series_id if path.is_dir() else None, config=check)
-    if volume.content_hash != study.volume_hash:
-        raise InputError(
-            "The volume is not the one that was curated: its content has changed. "
-            "Run 'medfinder curate' again.",
-            rule="changed-volume",
-        )
-    return volume
 
 
 def _commit(

@@ -489,11 +489,13 @@ async def _facets(service: Service, where: str | None) -> FacetsResponse:
 
 
 def _load(study: Study, finder: Finder) -> Pixels:
+    if not study.volume_path:
+        raise _gone("This study has no volume: only its report is known.")
     path = Path(study.volume_path)
     if not path.exists():
         raise _gone("The file of this study's volume is gone.")
     is_series = path.is_dir() or path.suffix.lower() == ".dcm"
-    series_id = study.series_id if is_series else None
+    series_id = (study.series_id or None) if is_series else None
     check = finder.check
     try:
         volume = read_volume(path, series_id=series_id, config=check)

@@ -28,7 +28,7 @@ from medfinder.studies import digest
 from medfinder.volume.cache import PREPROCESS_VERSION
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.preprocess import PreprocessConfig, preprocess
-from medfinder.volume.read import read_volume
+from medfinder.volume.read import read_study
 
 VOLUMES, JOURNAL = "volumes.npy", "journal.jsonl"
 P_VAL = 0.1
@@ -245,15 +245,7 @@ def _fill(job: _Job) -> dict[str, Any]:
     """Read one study into its row; return its line of the journal."""
     row, study, path, config, check = job
     try:
-        source = Path(study.volume_path)
-        series = study.series_id if source.is_dir() else None
-        volume = read_volume(source, series_id=series, config=check)
-        if volume.content_hash != study.volume_hash:
-            raise InputError(
-                "The volume is not the one that was curated: its content has changed. "
-                "Run 'medfinder curate' again.",
-                rule="changed-volume",
-            )
+        volume = read_study(study, check)
         made = preprocess(volume, config, n_threads=1)
         if not np.isfinite(made).all():
             raise InputError("The volume holds values that are not finite.", rule="not-finite")

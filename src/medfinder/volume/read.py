@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from medfinder.errors import InputError, UnknownName, UnreadableVolume
-from medfinder.records import Rejection
+from medfinder.records import Rejection, Study
 from medfinder.volume.checks import CheckConfig, check_volume
 from medfinder.volume.dicom import Series, find_series, read_entry, read_series
 from medfinder.volume.header import Header
@@ -87,6 +87,33 @@ def read_volume(
     else:
         volume = read_series(_one_series(path, series_id), config)
     check_volume(volume, config)
+    return volume
+
+
+def read_study(study: Study, check: CheckConfig | None = None) -> Volume:
+    """Read the volume of a curated study, and see that it is the one that was curated.
+
+    Raises:
+        InputError: The study has no volume (rule ``no-volume``), or another one (rule
+            ``changed-volume``); where its dataset keeps no hash, no difference is seen.
+        UnreadableVolume: As `read_volume`.
+        GeometryError: As `read_volume`.
+    """
+    if not study.volume_path:
+        raise InputError(
+            "The study has no volume: only its report is known. Curate it with its volumes.",
+            rule="no-volume",
+        )
+    path = Path(study.volume_path)
+    # A de-identified copy holds one series, whose number was taken out.
+    series_id = (study.series_id or None) if path.is_dir() else None
+    volume = read_volume(path, series_id=series_id, config=check)
+    if study.volume_hash and volume.content_hash != study.volume_hash:
+        raise InputError(
+            "The volume is not the one that was curated: its content has changed. "
+            "Run 'medfinder curate' again.",
+            rule="changed-volume",
+        )
     return volume
 
 
