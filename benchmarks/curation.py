@@ -204,7 +204,8 @@ def told(out: Path) -> Iterator[tuple[str, str]]:
             if path.suffix == ".gz":
                 data = gzip.decompress(data)
             text = data.decode("utf-8", "replace") + data.decode("utf-16-le", "replace")
-            text += data.decode("latin-1").encode().decode("unicode_escape", "replace")
+            # JSON may spell a letter by its number.
+            text += re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text)
         yield name, folded(text) + " " + folded(name)
 
 
