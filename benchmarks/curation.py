@@ -13,6 +13,7 @@ and the peak of memory, each in a process of its own.
 import argparse
 import gzip
 import json
+import re
 import subprocess
 import sys
 import time
