@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from medfinder.errors import ArtifactError, ConfigError
@@ -95,6 +95,7 @@ def test_a_folder_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@example(at=0.0, flip=2)
 @given(at=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_any_changed_byte_is_noticed_and_the_entry_made_again(
     tmp_path: Path, at: float, flip: int

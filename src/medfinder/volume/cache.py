@@ -15,6 +15,7 @@ import os
 import struct
 import tempfile
 import time
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,10 @@ def _read(file: Any, config: PreprocessConfig) -> npt.NDArray[Any]:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"format version {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except tokenize.TokenError:  # numpy reads a broken header as Python, and lets this through
+        raise ValueError("its header is broken") from None
     start = file.tell()
     n_bytes = start + math.prod(shape) * dtype.itemsize
     if size != n_bytes + TRAILER.size:
