@@ -16,7 +16,7 @@ from medfinder.train import dataset as module
 from medfinder.train.dataset import JOURNAL, VOLUMES, TrainingSet, prepare_set, split_of
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.preprocess import PreprocessConfig, preprocess
-from medfinder.volume.read import read_volume
+from medfinder.volume.read import read_study, read_volume
 from stubs.cases import block
 from stubs.training import phantoms
 
@@ -62,11 +62,11 @@ def read_only_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note what is read."""
     read: list[str] = []
 
-    def noted(path: Path, **settings: Any) -> Any:
-        read.append(path.name.removesuffix(".nii.gz"))
-        return read_volume(path, **settings)
+    def noted(study: Any, check: Any) -> Any:
+        read.append(Path(study.volume_path).name.removesuffix(".nii.gz"))
+        return read_study(study, check)
 
-    monkeypatch.setattr(module, "read_volume", noted)
+    monkeypatch.setattr(module, "read_study", noted)
     return read
 
 
