@@ -99,3 +99,13 @@ def test_bimcv_r_asks_where_the_volumes_are(
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, InputError)
     assert f"expected one of --volumes DIR and --table-only, got {got}" in str(done.exception)
+
+
+def test_what_crosses_a_published_split_is_printed(tmp_path: Path) -> None:
+    table = tmp_path / "BIMCV-R.csv"
+    rows = [f"sub-S1,ses-E{k},{SPANISH},{ENGLISH},\"['a']\",CT{k}/ct/x{k}.nii.gz" for k in (1, 9)]
+    table.write_text("PatientID,ReportID,Report,Report_en,Labels,path\n" + "\n".join(rows) + "\n")
+    command = ["curate", "bimcv-r", str(table), str(tmp_path / "out"), "--table-only", "--no-card"]
+    done = CliRunner().invoke(app, [*command, "--split", "published"])
+    assert done.exit_code == 0
+    assert "Across splits: patients 1, texts 1" in done.stderr

@@ -320,6 +320,7 @@ def _run(
     json_: bool,
 ) -> None:
     """Curate what any source gives, and print what came of it."""
+    from medfinder.artifact import read_manifest
     from medfinder.config import load_config
     from medfinder.curate.curate import CurateConfig, curate
 
@@ -347,13 +348,15 @@ def _run(
         if made.n_rejections
         else ", none rejected"
     )
+    crossing = read_manifest(out, "curate").config["crossing"]
+    crossed = f". Across splits: {_counts(crossing)}" if any(crossing.values()) else ""
     doubted = (
         f". Doubts for an expert ({_counts(made.doubts_by_rule)}): medfinder review status {out}"
         if made.doubts_by_rule
         else ""
     )
     done(
-        f"{made.n_studies} studies ({_counts(made.splits)}){rejected}{doubted}",
+        f"{made.n_studies} studies ({_counts(made.splits)}){crossed}{rejected}{doubted}",
         f"medfinder index {out} idx --encoder astra",
     )
 
