@@ -210,18 +210,21 @@ def _stream(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> None:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def read_studies(path: Path) -> list[Study]:
-    """Read ``studies.parquet``, in its order.
+def open_table(path: Path, **options: Any) -> Any:
+    """Open a table of a curated folder as ``pyarrow.parquet.ParquetFile``.
+
+    Args:
+        options: Of ``ParquetFile``.
 
     Raises:
         Incomplete: There is no such file.
-        Mismatch: It is no Parquet file, or lacks a column of `schema`.
+        Mismatch: It is no Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
+        return pq.ParquetFile(path, **options)
     except FileNotFoundError:
         raise Incomplete(
             f"There is no {path.name} in this folder. Run 'medfinder curate' again; it resumes."
@@ -230,6 +233,16 @@ def read_studies(path: Path) -> list[Study]:
         raise Mismatch(
             f"{path.name} is not a Parquet file. Run 'medfinder curate' again."
         ) from None
+
+
+def read_studies(path: Path) -> list[Study]:
+    """Read ``studies.parquet``, in its order.
+
+    Raises:
+        Incomplete: There is no such file.
+        Mismatch: It is no Parquet file, or lacks a column of `schema`.
+    """
+    table = open_table(path).read()
     missing = sorted(set(schema().names) - set(table.column_names))
     if missing:
         raise Mismatch(

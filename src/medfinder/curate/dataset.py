@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medfinder.artifact import Manifest, manifest_hash, read_manifest
-from medfinder.errors import Incomplete, Mismatch
+from medfinder.errors import Mismatch
 from medfinder.records import Study
-from medfinder.studies import from_row, schema
+from medfinder.studies import from_row, open_table, schema
 
 _BATCH_ROWS = 1024
 
@@ -88,17 +88,5 @@ def _rows(
 
 
 def _open(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # Without a buffer a whole row group's columns are read at once, however small the batch.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except FileNotFoundError:
-        raise Incomplete(
-            f"There is no {path.name} in this folder. Run 'medfinder curate' again; it resumes."
-        ) from None
-    except pa.ArrowInvalid:
-        raise Mismatch(
-            f"{path.name} is not a Parquet file. Run 'medfinder curate' again."
-        ) from None
+    # Without a buffer a whole row group's columns are read at once, however small the batch.
+    return open_table(path, buffer_size=1 << 20, pre_buffer=False)
