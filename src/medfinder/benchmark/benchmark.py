@@ -17,7 +17,7 @@ import medfinder
 from medfinder.artifact import MANIFEST, Manifest, read_manifest, write_manifest
 from medfinder.benchmark import interval
 from medfinder.benchmark.compare import check_comparable, compare, grouped
-from medfinder.benchmark.entrant import Entrant, Seated, seat
+from medfinder.benchmark.entrant import Entrant, Seated, Side, seat
 from medfinder.benchmark.protocols import Protocol, ask, protocols
 from medfinder.benchmark.reference import Reference, Rows
 from medfinder.benchmark.results import (
@@ -32,6 +32,7 @@ from medfinder.benchmark.results import (
     write_results,
     write_scores,
 )
+from medfinder.benchmark.space import Space, describe
 from medfinder.benchmark.task import (
     SIDES,
     Floats,
@@ -145,6 +146,7 @@ def benchmark(
             protocols=judged,
             not_asked=not_asked,
             notes=_notes(seated),
+            space=_space(seated),
         ),
         rows,
     )
@@ -171,6 +173,17 @@ def _notes(seated: Seated) -> tuple[str, ...]:
         "encoder gives one text one vector; where it draws a window of the text, or its vectors know "
         "the study, scores may pass the ceiling.",
     )
+
+
+def _space(seated: Seated) -> Space | None:
+    """Describe the vectors' space, over the studies that have all sides."""
+    sides: list[Side] = [side for side in ("volume", "text") if side in seated.at]
+    if not sides or not seated.is_dense:
+        return None
+    rows = seated.rows(sides[0])
+    for side in sides[1:]:
+        rows = np.intersect1d(rows, seated.rows(side))
+    return describe({side: seated.vectors(side, rows) for side in sides})
 
 
 def _judge(

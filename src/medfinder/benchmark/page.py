@@ -126,6 +126,7 @@ def parts(results: Sequence[Results], scores: Sequence[Scores]) -> list[Part]:
         found.append(_comparisons(own))
     for name, judged in own.protocols.items():
         found.append(_protocol(name, judged, results, scores))
+    found += _space(results)
     if own.not_asked:
         rows = tuple((name, why.reason) for name, why in own.not_asked.items())
         found.append(
@@ -188,6 +189,50 @@ def _comparisons(own: Results) -> Part:
     )
     heads = ("Other", "Protocol", "Way", "Measure", "Difference", "p", "p (Holm)")
     return Part("Comparisons", 2, (text,), (Table("Differences", heads, rows, n_names=4),))
+
+
+def _space(results: Sequence[Results]) -> list[Part]:
+    """Return the shape of each model's space, where there is one."""
+    shapes = [(one.model, one.space) for one in results if one.space is not None]
+    if not shapes:
+        return []
+    spectra = tuple(
+        (model, s.side, f"{s.n:,}", f"{s.dim:,}", f"{s.participation_ratio:.1f}", f"{s.entropy_rank:.1f}")
+        for model, shape in shapes
+        for s in shape.spectra
+    )  # fmt: skip
+    gaps = tuple(
+        (model, *(f"{v:.3f}" for v in (g.distance, g.between, g.within_volume, g.within_text)))
+        for model, shape in shapes
+        if (g := shape.gap) is not None
+    )
+    hubs = tuple(
+        (
+            model,
+            WAYS.get(h.way, h.way),
+            f"{h.n:,}",
+            f"{h.skewness:.2f} ({h.chance_skewness:.2f})",
+            f"{100 * h.never:.1f} ({100 * h.chance_never:.1f})",
+            f"{100 * h.most:.1f}",
+        )
+        for model, shape in shapes
+        for h in shape.hubness
+    )
+    text = (
+        "Dimensions that vectors use: participation ratio and entropy rank of the covariance's "
+        "eigenvalues. Gap: distance of the two means, and mean cosines. Hubs: skewness of how often "
+        "an item is among the first 10 of a query, the share of items that no query finds so, and "
+        "the share of queries that find the item found most; chance in brackets."
+    )
+    given = (
+        ("Effective dimensions", ("Model", "Side", "n", "Dim", "Participation ratio", "Entropy rank"), spectra, 2),
+        ("Texts and volumes apart", ("Model", "Distance", "Between", "Two volumes", "Two texts"), gaps, 1),
+        ("Hubs", ("Model", "Way", "n", "Skewness", "Never found %", "Found most %"), hubs, 2),
+    )  # fmt: skip
+    tables = tuple(
+        Table(cap, heads, rows, n_names=names) for cap, heads, rows, names in given if rows
+    )
+    return [Part("The space", 2, (text,), tables)]
 
 
 def _protocol(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medfinder.artifact import atomic_write, read_manifest
+from medfinder.benchmark.space import Space
 from medfinder.config import from_dict
 from medfinder.errors import ConfigError, Mismatch
 
@@ -146,6 +147,7 @@ class Results:
         not_asked: Name → why not.
         comparisons: With other models.
         notes: What a reader should know of these vectors, such as equal texts with unequal ones.
+        space: The shape of their space; None where they are no plain vectors, or too few.
         schema: Of this file.
     """
 
@@ -163,6 +165,7 @@ class Results:
     not_asked: dict[str, NotAsked] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = ()
+    space: Space | None = None
     schema: int = SCHEMA
 
     def figures(self) -> Iterator[tuple[str, str, str, Figure]]:
