@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medfinder.errors import ConfigError, InputError, Mismatch
+from medfinder.errors import ConfigError, InputError, Mismatch, UnknownName
 from medfinder.phantom.benchmark import write_benchmark
 from medfinder.phantom.case import case_from_dict
 from medfinder.phantom.splits import SPLITS, benchmark_studies, report_of
@@ -122,3 +122,15 @@ def test_another_benchmark_is_refused(bench, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="it is a file, or lies in one"):
         write_benchmark(tmp_path / "file", **SMALL)
+
+
+def test_chosen_folders_alone_are_written_and_are_the_same(bench, tmp_path):
+    assert write_benchmark(tmp_path, **SMALL, folders=("test",)) == {"test": 24}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmark.json", "test"]
+    for name in ("studies.csv", "swaps.jsonl", "volumes/ph1-test-00000.nii.gz"):
+        assert (tmp_path / "test" / name).read_bytes() == (bench / "test" / name).read_bytes()
+
+
+def test_a_folder_that_the_benchmark_lacks_is_named(tmp_path):
+    with pytest.raises(UnknownName, match=r"Unknown folder 'tets'\. Did you mean 'test'\?"):
+        write_benchmark(tmp_path, **SMALL, folders=("tets",))

@@ -17,14 +17,14 @@ Every folder can be curated and indexed alone. What a split holds is `medfinder.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medfinder.errors import ConfigError
+from medfinder.errors import ConfigError, UnknownName
 from medfinder.phantom.chest import PhantomConfig, voxel_edge_mm
 from medfinder.phantom.counterfactual import Counterfactual
 from medfinder.phantom.phantom import (
@@ -50,9 +50,12 @@ from medfinder.phantom.splits import (
 from medfinder.phantom.swaps import Swap, attribute_swaps
 from medfinder.phantom.wording import WordingConfig
 from medfinder.records import Language
+from medfinder.registry import unknown
 
 SIZE: tuple[int, int, int] = (64, 96, 96)
 """The least size at which a voxel is no longer than `VOXEL_MM` in plane."""
+
+FOLDERS = (*SPLITS, "changed")
 
 Pair = tuple[BenchmarkStudy, BenchmarkStudy, Counterfactual]
 
@@ -69,6 +72,7 @@ def write_benchmark(
     masks: bool = False,
     language: ReportLanguage = "en",
     workers: int = 1,
+    folders: Sequence[str] = FOLDERS,
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Write every split of the benchmark, and what is asked of it.
@@ -86,12 +90,15 @@ def write_benchmark(
         masks: Also write the findings' masks.
         language: Of the reports; ``"mixed"`` draws one for each patient.
         workers: Processes, 0 for one a core; the bytes do not depend on it.
+        folders: Those to write; others are left as they are. The table of ``unseen-wording`` names
+            the volumes of ``test``.
         progress: Called with (done, all volumes) after each.
 
     Returns:
-        How many studies each folder holds.
+        How many studies each folder that was written holds.
 
     Raises:
+        UnknownName: The benchmark has no such folder.
         ConfigError: A number or the size is out of range.
         InputError: `folder` is a file.
         Mismatch: The folder holds a benchmark of another seed, size or `n_test`, or of other cases,
@@ -103,6 +110,9 @@ def write_benchmark(
             f"n={n}, n_val={n_val}, n_test={n_test}, n_swaps={n_swaps}, workers={workers}.",
             rule="phantom",
         )
+    for name in folders:
+        if name not in FOLDERS:
+            raise UnknownName(unknown("folder", name, list(FOLDERS)))
     PhantomConfig(size=size)  # refuses a size before anything is made
     folder = Path(folder)
     voxel_mm = max(VOXEL_MM, voxel_edge_mm(size))
@@ -120,6 +130,7 @@ def write_benchmark(
     tables = {
         name: (_config(name, size), [_row(name, s, language, masks) for s in some])
         for name, some in [*studies.items(), ("changed", [b for _, b, _ in pairs])]
+        if name in folders
     }
     jobs = [
         Job(folder / name, row, config)
@@ -129,12 +140,13 @@ def write_benchmark(
     ]
     draw(jobs, workers, progress)
     for name, some in studies.items():
-        if name != "train":
+        if name != "train" and name in folders:
             swaps = _swaps(some, n_swaps, seed, language)
             write_lines(folder / name / "swaps.jsonl", map(dataclasses.asdict, swaps))
-    write_lines(
-        folder / "changed" / "counterfactuals.jsonl", (_pair(pair, language) for pair in pairs)
-    )
+    if "changed" in folders:
+        write_lines(
+            folder / "changed" / "counterfactuals.jsonl", (_pair(pair, language) for pair in pairs)
+        )
     for name, (config, rows) in tables.items():
         write_tables(folder / name, rows, config)
     return {name: len(rows) for name, (_, rows) in tables.items()}
