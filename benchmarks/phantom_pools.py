@@ -267,6 +267,11 @@ def _code() -> str:
     return whole.hexdigest()
 
 
+def study_key(study: BenchmarkStudy, size: tuple[int, int, int], config: PreprocessConfig) -> bytes:
+    """Return 16 bytes that change with the study, how it is drawn, and its preprocessing."""
+    return _key(study, size, config).tobytes()
+
+
 def _shape(size: tuple[int, int, int]) -> str:
     return "x".join(map(str, size))
 

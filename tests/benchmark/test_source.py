@@ -198,3 +198,63 @@ def test_the_shortcut_reads_volumes(reference: Reference, tmp_path: Path) -> Non
     entrant = open_entrant("shortcut", reference, tmp_path, train=others)
     results, _ = benchmark(entrant, reference, ["same-side"], FAST)
     assert results.protocols["same-side"].ways["report_to_volume"].figures["AUROC"].value == 1
+
+
+def test_a_perturbation_changes_vectors_names_and_what_is_kept(
+    reference: Reference, tmp_path: Path
+) -> None:
+    clean = embed(Embedder(GridEncoder(joint=True)), reference, tmp_path)
+    encoder = GridEncoder(joint=True)
+    flipped = embed(Embedder(encoder), reference, tmp_path, None, ["flipped-left-right"])
+    assert encoder.n_encoded == 9  # the vectors kept are of other voxels
+    assert flipped.name == "grid (flipped-left-right)"
+    assert flipped.model_id == f"{clean.model_id}+flipped-left-right"
+    assert not np.allclose(clean.sides["volume"].vectors, flipped.sides["volume"].vectors)
+    np.testing.assert_array_equal(clean.sides["text"].vectors, flipped.sides["text"].vectors)
+
+
+def test_the_wrong_side_is_found_in_a_flipped_archive(reference: Reference, tmp_path: Path) -> None:
+    found = {}
+    for names in (["lower-case"], ["lower-case", "flipped-left-right"]):  # it knows "left" alone
+        entrant = embed(Embedder(GridEncoder(joint=True)), reference, tmp_path, None, names)
+        judged = benchmark(entrant, reference, ["same-side"], FAST)[0].protocols["same-side"]
+        found[len(names)] = judged.ways["report_to_volume"].figures["AUROC"].value
+    assert found[1] == 1
+    assert found[2] <= 0.5
+
+
+def test_a_text_is_changed_before_it_is_embedded(reference: Reference, tmp_path: Path) -> None:
+    words: list[str] = []
+
+    class Listening(WordEncoder):
+        def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+            words.extend(texts)
+            return np.asarray(super().encode_texts(texts))
+
+    embed(Embedder(Listening()), reference, tmp_path, None, ["lower-case"])
+    assert words
+    assert all(text == text.lower() for text in words)
+
+
+@pytest.mark.parametrize("what", ["chance", "bm25", "vectors.npz", "benchmark.test_source:ones"])
+def test_what_is_no_encoder_cannot_be_given_changed_input(
+    what: str, reference: Reference, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no encoder") as caught:
+        open_entrant(what, reference, tmp_path, perturb=["noise-30hu"])
+    assert caught.value.rule == "not-perturbed"
+
+
+def test_a_change_of_what_an_encoder_does_not_take_is_told(
+    reference: Reference, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="takes none") as caught:
+        embed(Embedder(WordEncoder()), reference, tmp_path, None, ["noise-30hu"])
+    assert caught.value.rule == "not-perturbed"
+
+
+def test_an_unknown_perturbation_is_told_before_anything_is_read(
+    reference: Reference, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownName, match="noise-30hu"):
+        open_entrant("medfinder", reference, tmp_path, perturb=["noise-30h"])

@@ -1,6 +1,7 @@
-"""``medfinder benchmark`` and ``medfinder list protocols``, as a user types them."""
+"""``medfinder benchmark`` and what ``medfinder list`` says of it, as a user types them."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from benchmark.five import FIVE, five_entrant
 from cli.test_cli import Run
 from cli.test_cli import run as run  # the fixture
 from medfinder.benchmark.protocols import protocols
+from medfinder.benchmark.robustness import perturbations
+from search.conftest import make_studies as make_studies  # the fixture
 
 
 @pytest.fixture
@@ -64,6 +67,8 @@ def test_models_are_compared_and_what_was_not_asked_is_said(run: Run, files: Pat
         (["circle.npz", "studies.csv", "out", "--protocol", "keyword"], "needs vectors of keyword"),
         (["circle.npz", "studies.csv", "out", "--split", "test"], "No study is of the split 'test'"),
         (["shortcut", "studies.csv", "out"], "--train"),
+        (["medfinder", "studies.csv", "out", "--perturb", "noise-30h"], "Did you mean 'noise-30hu'"),
+        (["circle.npz", "studies.csv", "out", "--perturb", "noise-30hu"], "is no encoder"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_and_the_exit_is_2(
@@ -86,3 +91,29 @@ def test_protocols_are_listed_with_versions(run: Run) -> None:
     assert set(rows) == set(protocols.names())
     assert rows["ct-clip-published"]["version"] == 1
     assert "not emptied" in rows["ct-clip-published"]["relevance"]
+
+
+def test_perturbations_are_listed_with_what_they_do(run: Run) -> None:
+    code, out, _ = run("list", "perturbations")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(run("list", "perturbations", "--json").out)}
+    assert set(rows) == set(perturbations.names())
+    for name, row in rows.items():
+        assert f"{name} " in out
+        assert row["says"] in out
+        assert row["acts_on"] in ("volume", "text")
+
+
+def test_an_encoder_is_measured_on_changed_volumes_and_texts(
+    run: Run, make_studies: Callable[[Path, Sequence[str]], Path], tmp_path: Path
+) -> None:
+    folder = make_studies(tmp_path, ["s1", "s2", "s3"])
+    code, out, _ = run(
+        "benchmark", "medfinder", folder, tmp_path / "out", "--split", "all", "--depth", "0",
+        "--perturb", "noise-30hu", "--perturb", "names-only",
+        "--protocol", "one-to-one", "--draws", "100", "--no-report", "--json",
+    )  # fmt: skip
+    assert code == 0
+    results = json.loads(out)
+    assert results["model"] == "medfinder (noise-30hu, names-only)"
+    assert results["model_id"].endswith("+noise-30hu+names-only")

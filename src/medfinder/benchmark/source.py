@@ -24,6 +24,7 @@ from medfinder.benchmark.baselines import (
 )
 from medfinder.benchmark.entrant import Entrant, Side, Vectors, from_arrays, make_entrant, read_npz
 from medfinder.benchmark.reference import Reference
+from medfinder.benchmark.robustness import perturb_text, perturb_volume, perturbations
 from medfinder.embed import Embedder
 from medfinder.errors import InputError, MedFinderError
 from medfinder.records import Rejection, Study
@@ -45,6 +46,7 @@ def open_entrant(
     work: str | Path,
     *,
     train: Reference | None = None,
+    perturb: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Entrant:
     """Return the entrant that `what` stands for.
@@ -56,26 +58,39 @@ def open_entrant(
             a checkpoint's folder or its id on the Hub.
         work: Folder that keeps vectors as they are made.
         train: Studies that the shortcut learns from, none of a patient of the benchmark.
+        perturb: Names of `medfinder.benchmark.robustness` for an encoder's input, in order.
         progress: Called with (done, total, what is done).
 
     Raises:
         InputError: Rules of `read_npz`; ``no-function``, ``function-failed``, ``no-train``,
-            ``train-patients``, ``nothing-usable``.
+            ``train-patients``, ``nothing-usable``; ``not-perturbed``: `what` is no encoder, or takes
+            no input that a change acts on.
         UnknownName, MissingExtra, ArtifactError: As `medfinder.model.encoder.load_encoder`.
     """
     work = Path(work)
+    for name in perturb:
+        perturbations.get(name)
+    points = metadata.entry_points(group=GROUP)
+    is_made = (
+        what.endswith(".npz") or what in BASELINES or what == "shortcut" or what in points.names
+    )
+    if perturb and (is_made or _FUNCTION.fullmatch(what)):
+        raise InputError(
+            f"{what!r} is no encoder, so its input cannot be changed by {', '.join(perturb)}. Name "
+            "an encoder or a checkpoint, or embed changed studies yourself.",
+            rule="not-perturbed",
+        )
     if what.endswith(".npz"):
         return read_npz(what)
     if what in BASELINES:
         return BASELINES[what](reference)
     if what == "shortcut":
         return _shortcut(reference, train, work, progress)
-    points = metadata.entry_points(group=GROUP)
     if what in points.names:
         return _called(what, points[what].load(), reference)
     if _FUNCTION.fullmatch(what):
         return _called(what, _function(what), reference)
-    return embed(Embedder(what), reference, work, progress)
+    return embed(Embedder(what), reference, work, progress, perturb)
 
 
 def _function(name: str) -> Any:
@@ -113,27 +128,44 @@ def _called(name: str, function: Any, reference: Reference) -> Entrant:
 
 
 def embed(
-    embedder: Embedder, reference: Reference, work: str | Path, progress: Progress | None = None
+    embedder: Embedder,
+    reference: Reference,
+    work: str | Path,
+    progress: Progress | None = None,
+    perturb: Sequence[str] = (),
 ) -> Entrant:
     """Embed the studies' volumes and texts, and the names of findings, as far as an encoder can.
 
     Vectors are saved below `work` every `_BATCH` volumes; a volume that cannot be read is a row of
     ``rejections.parquet`` and a count of `Entrant.left_out`.
 
+    Args:
+        perturb: Names of `medfinder.benchmark.robustness`: volumes are changed before
+            preprocessing, texts and names of findings before they are read.
+
     Raises:
-        InputError: Rule ``nothing-usable``: not one volume, or text, could be embedded.
+        InputError: Rules ``nothing-usable``: not one volume, or text, could be embedded;
+            ``not-perturbed``: the encoder takes nothing that a change acts on.
     """
     work = Path(work)
     info = embedder.info
+    for one in map(perturbations.get, perturb):
+        if one.acts_on not in info.streams:
+            raise InputError(
+                f"{one.name} changes each {one.acts_on}, and {info.name} takes none. Leave it out.",
+                rule="not-perturbed",
+            )
+    made_by = "+".join([embedder.model_id, *perturb])
     sides: dict[Side, tuple[Sequence[str], Vectors]] = {}
     left_out: dict[str, tuple[str, ...]] = {}
     if "volume" in info.streams:
         made, rejected = _each_volume(
-            embedder.model_id,
+            made_by,
             reference,
             work,
             lambda items, failed: (
-                (one.study_id, one.vector) for one in embedder.iter_volumes(items, on_error=failed)
+                (one.study_id, one.vector)
+                for one in embedder.iter_volumes(_changed(items, perturb), on_error=failed)
             ),
             progress,
         )
@@ -143,13 +175,22 @@ def embed(
     if "text" in info.streams:
         rows = [study for study in reference.studies if study.text.strip()]
         if rows:
-            texts = embedder.embed_texts([study.text for study in rows])
+            texts = embedder.embed_texts([perturb_text(study.text, perturb) for study in rows])
             sides["text"] = ([study.study_id for study in rows], texts.vectors)
         names = keywords(reference) if any(s.findings for s in reference.studies) else ()
         if names:
-            sides["keyword"] = (names, embedder.embed_texts([prompt(n) for n in names]).vectors)
-    entrant = make_entrant(Path(info.where).name or info.name, sides, embedder.model_id)
+            prompts = [perturb_text(prompt(name), perturb) for name in names]
+            sides["keyword"] = (names, embedder.embed_texts(prompts).vectors)
+    name = Path(info.where).name or info.name
+    shown = f"{name} ({', '.join(perturb)})" if perturb else name
+    entrant = make_entrant(shown, sides, made_by)
     return Entrant(entrant.name, entrant.model_id, entrant.sides, True, left_out)
+
+
+def _changed(items: Any, perturb: Sequence[str]) -> Any:
+    """Yield each (study_id, function that reads the volume and changes it)."""
+    for study_id, read in items:
+        yield study_id, lambda read=read: perturb_volume(read(), perturb)
 
 
 def _shortcut(

@@ -52,6 +52,13 @@ def benchmark(
     train: Annotated[
         Path | None, typer.Option(help="For shortcut: studies it learns from, their split 'train'.")
     ] = None,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name of 'medfinder list perturbations': what the encoder is given is changed so; "
+            "repeatable, in order."
+        ),
+    ] = None,
     draws: Annotated[
         int,
         typer.Option(help="Draws of each interval; 1000 give ends to about a tenth of its width."),
@@ -69,6 +76,8 @@ def benchmark(
     Example: medfinder benchmark embeddings.npz studies.csv result
 
     Example: medfinder benchmark run/checkpoint studies result --protocol deduplicated --compare old
+
+    Example: medfinder benchmark medfinder studies noisy --perturb noise-30hu --compare clean
 
     embeddings.npz holds the arrays study_id, volume and text, and may hold keyword and keyword_name.
     """
@@ -88,7 +97,14 @@ def benchmark(
         def tell(n: int, total: int, what: str) -> None:
             advance(n, total, what)
 
-        entrant = open_entrant(model, reference, out / "embeddings", train=learnt, progress=tell)
+        entrant = open_entrant(
+            model,
+            reference,
+            out / "embeddings",
+            train=learnt,
+            perturb=perturb or (),
+            progress=tell,
+        )
         if name:
             entrant = dataclasses.replace(entrant, name=name)
         made = run_benchmark(

@@ -10,10 +10,12 @@ from medfinder.cli.talk import emit, out
 def register(app: typer.Typer) -> None:
     """Add the verb to the application."""
     names = typer.Typer(
-        help="List what may be named: encoders, findings, protocols.", no_args_is_help=True
+        help="List what may be named: encoders, findings, perturbations, protocols.",
+        no_args_is_help=True,
     )
     names.command("encoders")(encoders)
     names.command("findings")(findings)
+    names.command("perturbations")(perturbations)
     names.command("protocols")(protocols)
     app.add_typer(names, name="list")
 
@@ -58,6 +60,20 @@ def findings(json_: Annotated[bool, typer.Option("--json", help="Print as JSON."
         return
     for name in names:
         out.print(name, markup=False)
+
+
+def perturbations(
+    json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List what 'medfinder benchmark --perturb' can do to volumes and texts."""
+    from medfinder.benchmark.robustness import perturbations as known
+
+    found = [known.get(name) for name in known]
+    if json_:
+        emit([{"name": p.name, "acts_on": p.acts_on, "says": p.says} for p in found])
+        return
+    for p in found:
+        out.print(f"{p.name:<20} {p.acts_on:<7} {p.says}", markup=False, soft_wrap=True)
 
 
 def protocols(
