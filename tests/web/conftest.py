@@ -1,15 +1,12 @@
 """The page in a headless Chromium, over a real server on a free port of this machine."""
 
-import contextlib
 import importlib.util
-import threading
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from medfinder.serve import app as serve_app
-from medfinder.serve.app import serve
+from stubs.served import serving
 
 _path = Path(__file__).parents[1] / "serve" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("hospital", _path)
@@ -44,50 +41,22 @@ def browser():
         browser.close()
 
 
-@contextlib.contextmanager
-def serving(index, **options):
-    """Serve an index from a thread of this process, and give the URL."""
-    ready = threading.Event()
-    found = {}
-
-    class Server(serve_app._Server):
-        def __init__(self, config):
-            super().__init__(config)
-            found["server"] = self
-
-    def on_ready(url):
-        found["url"] = url
-        ready.set()
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(serve_app, "_Server", Server)
-    finder = hospital.Finder(index, hospital.ENCODERS)
-    thread = threading.Thread(
-        target=serve, args=(finder,), kwargs={"port": 0, "on_ready": on_ready, **options}
-    )
-    thread.start()
-    assert ready.wait(20)
-    yield found["url"]
-    found["server"].should_exit = True
-    thread.join(20)
-    found["server"].force_exit = True  # a starved browser keeps its connections open
-    thread.join(40)
-    patch.undo()
-    assert not thread.is_alive()
+def finder(index):
+    return hospital.Finder(index, hospital.ENCODERS)
 
 
 @pytest.fixture(scope="session")
 def site(shared_index):
     """The URL of a server that runs as long as the tests do."""
-    with serving(shared_index) as url:
-        yield url
+    with serving(finder(shared_index)) as served:
+        yield served.url
 
 
 @pytest.fixture
 def review_site(shared_index, folder):
     """The URL of a server with the review of a test's own folder."""
-    with serving(shared_index, review=folder) as url:
-        yield url
+    with serving(finder(shared_index), review=folder) as served:
+        yield served.url
 
 
 @pytest.fixture

@@ -70,9 +70,10 @@ def demo(
     if not serve:
         say(f"Next: medfinder serve {index}")
         return
+    from medfinder.cli.serve import end
     from medfinder.serve.app import serve as run
 
-    run(index, host="127.0.0.1", port=port, open_browser=True)
+    end(run(index, host="127.0.0.1", port=port, open_browser=True))
 
 
 def _queries(finder: "Finder", folder: Path, seed: int) -> list[tuple[str, dict[str, Any]]]:

@@ -1,9 +1,13 @@
 """``medfinder serve``: an index → REST and a page."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from medfinder.cli.talk import say
 
 
 def register(app: typer.Typer) -> None:
@@ -35,11 +39,21 @@ def serve(
     """
     from medfinder.serve.app import serve as run
 
-    run(
-        index,
-        host=host,
-        port=port,
-        open_browser=open_browser,
-        allow_remote=allow_remote,
-        review=review,
+    end(
+        run(
+            index,
+            host=host,
+            port=port,
+            open_browser=open_browser,
+            allow_remote=allow_remote,
+            review=review,
+        )
     )
+
+
+def end(is_done: bool) -> None:
+    """Return if all work is done, else end the process, with it what threads are still doing."""
+    if not is_done:
+        say("Stopped, and what was still in work was ended.")
+        sys.stdout.flush()
+        os._exit(0)

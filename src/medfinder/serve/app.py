@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import re
 import socket
 import sys
@@ -19,6 +20,7 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -55,6 +57,14 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_MARGIN_S = 5.0  # what a stop may take beyond `ServeConfig.stop_s`
+_STOPPING = Refusal(
+    503,
+    "Stopped",
+    "The service was stopped before it had the answer.",
+    "Send the request again once it runs.",
+    headers={"connection": "close"},
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 DESCRIPTION = """Find the CT studies that match a sentence, findings, a report or another CT.
@@ -76,6 +86,7 @@ class ServeConfig:
         pixels_bytes: Memory for volumes that are being looked at (int16).
         pngs_bytes: Memory for finished slices.
         host_names: Names under which the service is reached, besides those of this machine.
+        stop_s: Seconds that requests in work are given once the service is told to stop.
     """
 
     max_upload_bytes: int = 2 * 2**30
@@ -85,6 +96,7 @@ class ServeConfig:
     pixels_bytes: int = 2**30
     pngs_bytes: int = 64 * 2**20
     host_names: tuple[str, ...] = ()
+    stop_s: int = 10
 
 
 def create_app(
@@ -114,11 +126,18 @@ def create_app(
         pngs_bytes=config.pngs_bytes,
     )
 
+    def close() -> None:
+        service.close()
+        if review is not None:
+            app.state.review.close()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         remove_leftovers()
-        yield
-        service.close()
+        try:
+            yield
+        finally:
+            close()
 
     tags = [
         {"name": "search", "description": "Queries and what they find."},
@@ -163,8 +182,11 @@ def serve(
     config: ServeConfig | None = None,
     review: ReviewQueue | str | Path | None = None,
     on_ready: Callable[[str], None] | None = None,
-) -> None:
+) -> bool:
     """Serve an index until interrupted; requests in work are finished first.
+
+    They are given `ServeConfig.stop_s` seconds, or as long as it takes to interrupt a second time.
+    Then connections are cut and their work is left to daemon threads, as nothing can stop a thread.
 
     Args:
         index: An index folder, or a `Finder`.
@@ -176,6 +198,10 @@ def serve(
         review: A curated folder, or its queue, whose doubted studies are reviewed at ``/review``.
         on_ready: Called with the page's URL, once connections are accepted; without it, the URL
             is written to stderr.
+
+    Returns:
+        Whether all work was done. A program that ends after False should end by `os._exit`: what
+        a thread does in compiled code may crash while the interpreter is taken apart.
 
     Raises:
         ConfigError: `host` is not of this machine alone and `allow_remote` is not set (rule
@@ -206,15 +232,20 @@ def serve(
                 access_log=False,  # it would log URLs; the guard logs routes
                 log_level="warning",
                 server_header=False,
-                timeout_graceful_shutdown=10,
+                timeout_graceful_shutdown=config.stop_s,
                 h11_max_incomplete_event_size=64 * 2**10,
             )
         )
         pages = [url] if review is None else [url, f"{url}review"]
         server.on_started = lambda: _announce(pages, on_ready, open_browser)
         server.service = app.state.service
-        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
-            server.run(sockets=[listener])
+        try:
+            with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
+                server.run(sockets=[listener])
+        finally:
+            server.stopped.set()
+    working = [app.state.service] if review is None else [app.state.service, app.state.review]
+    return not any(part.is_working for part in working)
 
 
 def is_loopback(host: str) -> bool:
@@ -272,6 +303,9 @@ class Guard:
                 await self.app(scope, _bounded(receive, limit), guarded_send)
         except Refusal as refusal:
             await answer(refusal, request_id)(scope, receive, guarded_send)
+        except asyncio.CancelledError:  # the service stops, and waits no longer
+            if status == 0:
+                await answer(_STOPPING, request_id)(scope, receive, guarded_send)
         except Exception as error:
             # The error's own text may hold a query or a path: log where it arose, not what it says.
             frames = traceback.extract_tb(error.__traceback__)[-6:]
@@ -314,16 +348,42 @@ class Guard:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it accepts connections, and loads what the first search needs."""
+    """A server that says when it accepts connections, loads what the first search needs, and stops.
+
+    Told to stop by a signal, it ends its process if it has not stopped when it should have.
+    """
 
     on_started: Callable[[], None]
     service: Service
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopped = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.on_started()
             self._warm_up = asyncio.create_task(self.service.warm_up())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Its event loop will no longer tell a client that the end has come, nor wait for one that
+        # does not read.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            threading.Thread(target=self._end_process, args=(sig,), daemon=True).start()
+        super().handle_exit(sig, frame)
+
+    def _end_process(self, sig: int) -> None:
+        """End the process, unless the server stops in time: its event loop may be what hangs."""
+        seconds = (self.config.timeout_graceful_shutdown or 0) + _MARGIN_S
+        if not self.stopped.wait(seconds):
+            print("MedFinder did not stop in time, and is ended.", file=sys.stderr, flush=True)
+            os._exit(128 + sig)
 
 
 def _is_upload(scope: Scope, headers: Headers) -> bool:

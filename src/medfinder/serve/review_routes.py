@@ -9,13 +9,13 @@ from functools import partial
 from typing import Annotated, TypeVar
 from urllib.parse import unquote
 
-import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from medfinder.curate.review import Decision, ReviewQueue, State, View, reader_name
 from medfinder.errors import ArtifactError, InputError
 from medfinder.serve.faults import Refusal
+from medfinder.serve.lanes import Lane
 from medfinder.serve.review_schemas import (
     Ct,
     DecisionRequest,
@@ -42,7 +42,16 @@ class ReviewService:
 
     def __init__(self, queue: ReviewQueue) -> None:
         self.queue = queue
-        self._lane = anyio.CapacityLimiter(4)
+        self._lane = Lane("review", 4)
+
+    @property
+    def is_working(self) -> bool:
+        """Tell whether a thread is at work, for an answer that may no longer be awaited."""
+        return self._lane.is_running
+
+    def close(self) -> None:
+        """Let go of the threads; what waits for one is cancelled."""
+        self._lane.close()
 
     async def run(self, work: Callable[[], T]) -> T:
         """Ask the queue.
@@ -51,7 +60,7 @@ class ReviewService:
             Refusal: 503 when the folder is being curated again, or its log cannot be used.
         """
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._lane)
+            return await self._lane.run(work)
         except ArtifactError as error:  # its text names folders
             raise Refusal(
                 503,
@@ -61,17 +70,18 @@ class ReviewService:
             ) from None
 
 
-def _review(request: Request) -> ReviewService:
+# Not plain functions: the framework would call those in threads.
+async def _review(request: Request) -> ReviewService:
     review: ReviewService = request.app.state.review
     return review
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _reader(
+async def _reader(
     x_reader: Annotated[
         str, Header(description="Who reads, percent-encoded UTF-8.", max_length=1000)
     ] = "",

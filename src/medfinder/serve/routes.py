@@ -18,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
-import anyio
 from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -32,6 +31,7 @@ from medfinder.report.vocabulary import vocabulary
 from medfinder.search.finder import Finder
 from medfinder.serve.faults import INDEX_IS_GONE, Refusal
 from medfinder.serve.filters import to_where
+from medfinder.serve.lanes import Lane
 from medfinder.serve.schemas import (
     Alive,
     ErrorResponse,
@@ -106,11 +106,10 @@ class Service:
         self.pixels = PixelCache(pixels_bytes)
         self.pngs = PngCache(pngs_bytes)
         self._studies: OrderedDict[str, tuple[float, Study]] = OrderedDict()
-        # One thread each: who waits, waits without a thread.
-        self._words = anyio.CapacityLimiter(1)
-        self._volumes = anyio.CapacityLimiter(1)
-        self._rows = anyio.CapacityLimiter(4)
-        self._slices = anyio.CapacityLimiter(4)
+        self._words = Lane("words")
+        self._volumes = Lane("volumes")
+        self._rows = Lane("rows", 4)
+        self._slices = Lane("slices", 4)
 
     def check_index(self) -> None:
         """Refuse to answer from an index that is no longer there.
@@ -220,25 +219,34 @@ class Service:
             self.pngs.put(tag, png)
         return png
 
-    def close(self) -> None:
-        """Stop the threads that load volumes."""
-        self.pixels.close()
+    @property
+    def is_working(self) -> bool:
+        """Tell whether a thread is at work, for an answer that may no longer be awaited."""
+        lanes = (self._words, self._volumes, self._rows, self._slices)
+        return self.pixels.is_loading or any(lane.is_running for lane in lanes)
 
-    async def _run(self, lane: anyio.CapacityLimiter, work: Callable[[], T]) -> T:
+    def close(self) -> None:
+        """Let go of the threads; what waits for one is cancelled."""
+        self.pixels.close()
+        for lane in (self._words, self._volumes, self._rows, self._slices):
+            lane.close()
+
+    async def _run(self, lane: Lane, work: Callable[[], T]) -> T:
         self.check_index()
         try:
-            return await anyio.to_thread.run_sync(work, limiter=lane)
+            return await lane.run(work)
         except Exception:
             self.check_index()  # it may have vanished meanwhile, which explains any failure
             raise
 
 
-def _service(request: Request) -> Service:
+# Not plain functions: the framework would call those in threads.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _request_id(request: Request) -> str:
+async def _request_id(request: Request) -> str:
     request_id: str = request.state.request_id
     return request_id
 

@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from isal import isal_zlib
 
 from medfinder.errors import InputError, UnknownName
 from medfinder.registry import unknown
+from medfinder.serve.lanes import Lane
 from medfinder.volume.volume import Volume
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -251,7 +252,7 @@ class PixelCache:
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, Future[Pixels]] = OrderedDict()
         self._lock = threading.Lock()
-        self._loaders = ThreadPoolExecutor(n_loaders, thread_name_prefix="medfinder-pixels")
+        self._loaders = Lane("pixels", n_loaders)
 
     def get(self, key: str, load: Callable[[], Pixels]) -> Future[Pixels]:
         """Return the volume called `key`, now or soon; `load` runs in a thread of the cache."""
@@ -278,7 +279,12 @@ class PixelCache:
 
     def close(self) -> None:
         """Stop the loaders; loads that wait are cancelled."""
-        self._loaders.shutdown(wait=False, cancel_futures=True)
+        self._loaders.close()
+
+    @property
+    def is_loading(self) -> bool:
+        """Tell whether a load has begun that is not done."""
+        return self._loaders.is_running
 
     def _settle(self, key: str, done: Future[Pixels]) -> None:
         with self._lock:
