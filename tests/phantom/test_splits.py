@@ -27,7 +27,17 @@ from medfinder.phantom.wording import WordingConfig, size_bin
 from medfinder.report.findings import extract_findings
 
 N = 500
-STUDIES: dict[BenchmarkSplit, list[BenchmarkStudy]] = {s: benchmark_studies(s, N) for s in SPLITS}
+
+
+class Studies(dict[BenchmarkSplit, list[BenchmarkStudy]]):
+    """Split → its first `N` studies, drawn when first asked for: collecting tests costs nothing."""
+
+    def __missing__(self, split: BenchmarkSplit) -> list[BenchmarkStudy]:
+        self[split] = benchmark_studies(split, N)
+        return self[split]
+
+
+STUDIES = Studies()
 ALIKE: tuple[BenchmarkSplit, ...] = ("train", "val", "test", "unseen-wording", "shifted")
 TESTS = ("test", "unseen-combinations", "unseen-pairs", "unseen-wording", "shifted")
 

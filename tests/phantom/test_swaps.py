@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,13 +19,24 @@ from medfinder.phantom.splits import (
 from medfinder.phantom.swaps import ATTRIBUTES, Swap, attribute_swaps
 from medfinder.phantom.wording import WordingConfig, _Writer, size_bin
 
-STUDIES = benchmark_studies("test", 200)
-SWAPS = attribute_swaps(STUDIES, 10_000)
-BY_ID = {s.study_id: s for s in STUDIES}
+
+@cache
+def drawn() -> list[BenchmarkStudy]:
+    return benchmark_studies("test", 200)
 
 
-def swapped_finding(swap: Swap, studies: dict[str, BenchmarkStudy] = BY_ID) -> FindingSpec:
-    finding = studies[swap.study_id].case.get(swap.name)
+@cache
+def all_swaps() -> list[Swap]:
+    return attribute_swaps(drawn(), 10_000)
+
+
+@cache
+def by_id() -> dict[str, BenchmarkStudy]:
+    return {s.study_id: s for s in drawn()}
+
+
+def swapped_finding(swap: Swap, studies: dict[str, BenchmarkStudy] | None = None) -> FindingSpec:
+    finding = (studies or by_id())[swap.study_id].case.get(swap.name)
     assert finding is not None
     assert getattr(finding, swap.attribute) == swap.before
     return replace(finding, **{swap.attribute: swap.after})
@@ -35,8 +47,8 @@ def study(number: int, *findings: FindingSpec) -> BenchmarkStudy:
 
 
 def test_every_kind_of_attribute_is_swapped_and_kinds_take_turns():
-    assert {s.attribute for s in SWAPS} == set(ATTRIBUTES)
-    first = Counter((s.name, s.attribute) for s in attribute_swaps(STUDIES, 160))
+    assert {s.attribute for s in all_swaps()} == set(ATTRIBUTES)
+    first = Counter((s.name, s.attribute) for s in attribute_swaps(drawn(), 160))
     assert len(first) >= 40
     assert max(first.values()) <= 4
 
@@ -45,7 +57,7 @@ def test_every_kind_of_attribute_is_swapped_and_kinds_take_turns():
 def test_each_value_is_right_as_often_as_it_is_wrong(language):
     changes = Counter(
         (s.name, s.attribute, s.before, s.after)
-        for s in attribute_swaps(STUDIES, 10_000, language=language)
+        for s in attribute_swaps(drawn(), 10_000, language=language)
     )
     assert sum(changes.values()) > 600
     for (name, attribute, before, after), count in changes.items():
@@ -55,8 +67,8 @@ def test_each_value_is_right_as_often_as_it_is_wrong(language):
 def test_left_is_swapped_with_right_in_the_same_lobe_as_often_as_right_with_left():
     sides = Counter(
         (s.name, finding.lobe, s.before)
-        for s in SWAPS
-        if s.attribute == "side" and (finding := BY_ID[s.study_id].case.get(s.name))
+        for s in all_swaps()
+        if s.attribute == "side" and (finding := by_id()[s.study_id].case.get(s.name))
     )
     for name, lobe, side in sides:
         assert side in ("left", "right")
@@ -70,12 +82,12 @@ def test_any_model_that_sees_only_a_value_scores_one_half():
     def score(swap: Swap, value: object) -> float:
         return liked.setdefault((swap.name, swap.attribute, value), float(rng.random()))
 
-    right = [score(s, s.before) > score(s, s.after) for s in SWAPS]
+    right = [score(s, s.before) > score(s, s.after) for s in all_swaps()]
     assert np.mean(right) == 0.5
 
 
 def test_the_longer_report_is_the_true_one_half_the_time():
-    longer = [len(s.true_text) - len(s.swapped_text) for s in SWAPS]
+    longer = [len(s.true_text) - len(s.swapped_text) for s in all_swaps()]
     wins = np.mean([0.5 if d == 0 else float(d > 0) for d in longer])
     assert abs(wins - 0.5) < 0.03
 
@@ -95,23 +107,25 @@ def test_what_training_never_showed_is_true_as_often_as_it_is_wrong(split):
 
 
 def test_the_swapped_case_is_one_that_could_be_drawn():
-    for swap in SWAPS:
-        case = BY_ID[swap.study_id].case
+    for swap in all_swaps():
+        case = by_id()[swap.study_id].case
         finding = swapped_finding(swap)
         check_case(replace(case, findings=(finding,)))
 
 
 def test_sizes_are_far_enough_apart_to_be_called_something_else():
-    for swap in SWAPS:
+    for swap in all_swaps():
         if swap.attribute == "size_mm":
-            finding = BY_ID[swap.study_id].case.get(swap.name)
+            finding = by_id()[swap.study_id].case.get(swap.name)
             assert finding is not None
             assert max(swap.before / swap.after, swap.after / swap.before) >= 1.6
             assert size_bin(finding) != size_bin(swapped_finding(swap))
 
 
 def test_numbered_levels_are_no_neighbours():
-    levels = [(s.before, s.after) for s in SWAPS if s.name == "rib fracture" and s.before.isdigit()]
+    levels = [
+        (s.before, s.after) for s in all_swaps() if s.name == "rib fracture" and s.before.isdigit()
+    ]
     assert levels
     assert all(abs(int(a) - int(b)) >= 2 for a, b in levels)
 
@@ -128,7 +142,7 @@ def test_only_words_of_the_attribute_change(language):
         "severity": {"mild", "moderate", "severe", "leve", "leves", "grave", "graves"}
         | {"moderado", "moderada", "moderadas"},
     }
-    swaps = attribute_swaps(STUDIES, 10_000, language=language)
+    swaps = attribute_swaps(drawn(), 10_000, language=language)
     for swap in swaps:
         a, b = (t.lower().split() for t in (swap.true_text, swap.swapped_text))
         edits = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
@@ -152,7 +166,7 @@ def test_wording_draws_the_same_numbers_whatever_the_attributes_are(language):
         return rng.bit_generator.state
 
     asked = set()
-    for s in STUDIES[:60]:
+    for s in drawn()[:60]:
         expected = after(s.case, s.seed)
         for change in counterfactuals(s.case, 1.0):
             asked.add(change.name)
@@ -161,8 +175,8 @@ def test_wording_draws_the_same_numbers_whatever_the_attributes_are(language):
 
 
 def test_the_true_text_is_the_report():
-    for swap in SWAPS[:40]:
-        assert swap.true_text == report_of(BY_ID[swap.study_id])
+    for swap in all_swaps()[:40]:
+        assert swap.true_text == report_of(by_id()[swap.study_id])
 
 
 def test_a_study_told_alone_has_nobody_to_balance_it():
@@ -181,9 +195,9 @@ def test_what_a_report_leaves_unsaid_is_not_swapped():
 
 
 def test_swaps_come_in_couples_and_a_larger_number_only_adds():
-    assert len(attribute_swaps(STUDIES, 7)) == 6
-    assert attribute_swaps(STUDIES, 200) == SWAPS[:200]
-    assert attribute_swaps(STUDIES, 200, seed=2) != SWAPS[:200]
+    assert len(attribute_swaps(drawn(), 7)) == 6
+    assert attribute_swaps(drawn(), 200) == all_swaps()[:200]
+    assert attribute_swaps(drawn(), 200, seed=2) != all_swaps()[:200]
 
 
 def test_unseen_wording_is_swapped_in_its_own_words():
