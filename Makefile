@@ -19,6 +19,8 @@ TORCH  ?= torch==2.13.0$(if $(filter Darwin,$(shell uname)),,+cpu)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO   ?=
 PYTEST ?=
+# Processes that run tests, each with one thread for computing.
+JOBS   ?= auto
 
 # The stamp names the build, so that another TORCH is another target.
 TORCH_STAMP := $(VENV)/.torch-$(subst =,-,$(TORCH))
@@ -53,7 +55,9 @@ demo: install
 	$(BIN)/medfinder demo $(DEMO)
 
 test: $(VENV)/.tested lint
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest \
+		-n $(JOBS) --maxprocesses 8 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder \
+		$(PYTEST)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

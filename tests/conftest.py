@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests needs."""
 
+import faulthandler
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,9 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside the checkout: real CTs are never committed")
     return SHARED_DATA
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let no thread keep the interpreter from ending: after a minute, print all stacks and fail."""
+    if not hasattr(config, "workerinput"):  # pytest-xdist ends its workers itself
+        faulthandler.dump_traceback_later(60, exit=True)
