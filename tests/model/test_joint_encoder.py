@@ -149,3 +149,36 @@ def test_a_voxel_that_is_no_number_is_not_hidden_by_whole_numbers(encoder: Joint
     with pytest.raises(InputError, match="The volume of s7 holds values that are not finite") as e:
         Embedder(encoder).embed_volumes([("s7", Volume(hu, np.diag([10.0, 10, 10, 1])))])
     assert e.value.rule == "not-finite"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pooling": "mean"},
+        {"pooling": "evidence", "n_signs": 6},
+        {"fusion": True},
+        {"normalised": False},
+    ],
+)
+def test_what_regions_add_and_a_constant_are_the_similarity(changes: dict[str, object]) -> None:
+    encoder = JointEncoder(tiny(**changes))
+    regions, texts = encoder.region_features(batch(3)), encoder.encode_texts(TEXTS)
+    parts = encoder.contributions(regions, texts)
+    assert parts.shape == (3, len(TEXTS), 8)
+    model = encoder.model.eval()
+    with torch.inference_mode():
+        projected = model.project(torch.from_numpy(regions).float())
+        length = projected.norm(dim=-1) if model.config.normalised else torch.ones(3)
+        constant = torch.from_numpy(texts) @ model.volume_head.bias / length[:, None]
+    similarity = encoder.pool_regions(regions) @ texts.T
+    np.testing.assert_allclose(parts.sum(2) + constant.numpy(), similarity, atol=1e-4)
+
+
+def test_a_region_that_is_changed_is_where_the_parts_change_most() -> None:
+    encoder = JointEncoder(tiny(pooling="evidence", n_signs=6))
+    regions, texts = encoder.region_features(batch(1)), encoder.encode_texts(TEXTS[:1])
+    changed = regions.copy()
+    changed[0, 5] = regions[0, 5] * 4
+    gap = encoder.contributions(changed, texts) - encoder.contributions(regions, texts)
+    assert np.abs(gap[0, 0]).argmax() == 5

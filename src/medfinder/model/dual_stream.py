@@ -138,6 +138,12 @@ class EvidencePooling(nn.Module):
         evidence: Tensor = self.norm(seen / sharpness)
         return evidence
 
+    def shares(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each region's share of each sign, (B, N, K), which sum to 1, and the signs, (B, K)."""
+        shown = self.signs(regions) * self.log_sharpness.exp()
+        evidence: Tensor = self(regions)
+        return shown.softmax(1), evidence
+
     def signs(self, regions: Tensor) -> Tensor:
         """Return how strongly each region shows each sign, (B, N, width) -> (B, N, K)."""
         shown: Tensor = self.look(regions) + self.places
@@ -209,6 +215,10 @@ class DualStream(nn.Module):
         """Turn regions into vectors of any length, which `normalised` makes embeddings."""
         if self.fusion is not None:
             regions = self.fusion(regions, regions if others is None else others)
+        return self._head(regions)
+
+    def _head(self, regions: Tensor) -> Tensor:
+        """Pool and project regions that were fused, where the model fuses."""
         if self.config.pooling == "mean":
             pooled = regions.mean(1)
         else:
@@ -217,6 +227,43 @@ class DualStream(nn.Module):
             pooled = torch.cat([pooled, self.evidence(regions)], 1)
         projected: Tensor = self.volume_head(self.dropout(pooled))
         return projected
+
+    def contributions(self, regions: Tensor, texts: Tensor) -> Tensor:
+        """Say what each region adds to the similarity of volumes and texts.
+
+        The projection is a sum over regions, but for the evidence, whose log-sum-exp is shared out
+        by its softmax: to each region as much as the sign's value would move with it. So what the
+        regions add, and what a constant does, is the inner product of `project` and the text, exactly.
+
+        Args:
+            regions: (B, N, width), as of `embed_volumes`.
+            texts: (T, dim) embeddings.
+
+        Returns:
+            (B, T, N), divided by the length of each volume's projection where the model is
+            normalised: parts of a cosine.
+
+        Source:
+            For pooling that is a mean: class activation maps, Zhou et al., arXiv 1512.04150.
+        """
+        if self.fusion is not None:
+            regions = self.fusion(regions, regions)
+        weight = texts @ self.volume_head.weight  # (T, pooled)
+        n = regions.shape[1]
+        if self.config.pooling == "mean":
+            parts = torch.einsum("bnw,tw->btn", regions, weight) / n
+        else:
+            kept = F.gelu(self.narrow(regions))
+            place = weight[:, : kept.shape[2] * n].reshape(len(texts), n, -1)
+            parts = torch.einsum("bnw,tnw->btn", kept, place)
+        if self.config.pooling == "evidence":
+            share, evidence = self.evidence.shares(regions)
+            parts = parts + torch.einsum("bnk,bk,tk->btn", share, evidence, weight[:, -self.config.n_signs:])  # fmt: skip
+        if self.config.normalised:
+            # Fused already: not once more.
+            length = self._head(regions).norm(dim=-1).clamp(min=1e-12)
+            parts = parts / length[:, None, None]
+        return parts
 
     def embed_texts(self, tokens: Tokens) -> TextOutput:
         """Embed what ``self.text.tokenize`` made."""

@@ -86,6 +86,24 @@ class JointEncoder:
             x = _tensor(regions).to(self.device, self.model.log_scale.dtype)
             return _vectors(self.model.pool(x))
 
+    def contributions(
+        self, regions: npt.NDArray[np.float16], texts: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Say what each region adds to the cosine of a volume and a text.
+
+        Args:
+            regions: (B, n_regions, width), as of `region_features`.
+            texts: (T, dim) of length 1.
+
+        Returns:
+            (B, T, n_regions); see `DualStream.contributions`.
+        """
+        with _in_use(self.model):
+            dtype = self.model.log_scale.dtype
+            x = _tensor(regions).to(self.device, dtype)
+            asked = _tensor(texts).to(self.device, dtype)
+            return _vectors(self.model.contributions(x, asked))
+
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Encode texts of any length, -> (B, dim)."""
         vectors = np.zeros((len(texts), self.info.dim), np.float32)

@@ -228,6 +228,49 @@ def preprocess(
     return np.ascontiguousarray(out.transpose(0, *back))
 
 
+def output_affine(volume: Volume, config: PreprocessConfig) -> npt.NDArray[np.float64]:
+    """Return where the voxels of `preprocess`'s result lie: what shows a result in its volume.
+
+    Returns:
+        (4, 4) float64; maps ``(d, h, w, 1)`` of the result to world millimetres in RAS+.
+
+    Raises:
+        GeometryError: As `preprocess`.
+    """
+    values, order, mirrored = _memory_order(volume.stored)
+    span = _span_hu(volume, values, 1) if config.foreground_above_hu == "minimum" else (0.0, 0.0)
+    box = _foreground(values, volume, config, span)
+    frame = _lung_frame(volume, config) if config.frame == "lungs" else None
+    to_voxel = np.eye(4)  # from the result's indices to the volume's
+    for memory_axis, axis in enumerate(order):
+        n = values.shape[memory_axis]
+        first, last = box[memory_axis]
+        if mirrored[memory_axis]:
+            first, last = n - last, n - first
+        if frame:
+            first, last = max(0, min(frame[axis][0], n - 1)), min(n, max(frame[axis][1], 1))
+        n_in, spacing = last - first, volume.spacing_mm[axis]
+        n_out = len(_taps(n_in, spacing, axis, config))
+        size = config.size[axis] if config.size else n_out
+        cropped = n_out // 2 - size // 2 if n_out > size else 0
+        before = (size - min(n_out, size)) // 2
+        if frame and config.spacing_mm:
+            before = round(max(0, -frame[axis][0]) * spacing / config.spacing_mm[axis])
+            before = min(before, size - min(n_out, size))
+        step, half = n_in / n_out, 0.5
+        if config.interpolation == "trilinear":
+            ends = config.grid == "centres"
+            half = 0.0 if ends else 0.5
+            if config.spacing_mm is not None:
+                step = config.spacing_mm[axis] / spacing
+            elif ends and n_out > 1:
+                step = (n_in - 1) / (n_out - 1)
+        to_voxel[axis, axis] = step
+        to_voxel[axis, 3] = first + (cropped - before + half) * step - half
+    placed: npt.NDArray[np.float64] = volume.affine @ to_voxel
+    return placed
+
+
 def _memory_order(
     stored: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[Any], tuple[int, ...], tuple[bool, ...]]:
