@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from record import table, write_result
 
 from medfinder.benchmark import robustness
 from medfinder.benchmark.robustness import perturb_text, perturb_volume, perturbations
+from medfinder.benchmark.space import describe
 from medfinder.config import config_hash
 from medfinder.embed import Embedder
 from medfinder.phantom.allocator import keep_freed_memory
@@ -404,6 +405,14 @@ def negation(vectors: Vectors, data: pools.Data) -> dict[str, Any]:
     return figures
 
 
+def space(vectors: Vectors, data: pools.Data) -> dict[str, Any]:
+    """Describe the space of the clean volumes and their reports."""
+    asked, v = _asked(vectors, data)
+    found = describe({"volume": v, "text": vectors.texts(asked.reports)})
+    assert found is not None
+    return asdict(found)
+
+
 def _asked(vectors: Vectors, data: pools.Data) -> tuple[pools.Questions, Floats]:
     asked, pool = pools.questions(data, "test"), data.pool("test")
     keys = [study.study_id for study in asked.studies]
@@ -454,6 +463,7 @@ def main() -> None:
         "queries": queries,
         "keywords": prompts,
         "negation": denied,
+        "space": space(vectors, data),
     }
     notes = (
         "Slices of these phantoms are 4.6 to 5.6 mm thick, so that 'slices-5mm' changes only the "
