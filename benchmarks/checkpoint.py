@@ -4,7 +4,7 @@ The recipe is ``configs/small.toml``; studies are those of the phantom benchmark
 checkpoint of the best validation, its matrices as float16, and what is measured is what ships.
 Stopped, it goes on where it was.
 
-Run: ``python benchmarks/checkpoint.py [--recipe small] [--n-train 10000] [--max-s 415] [--out FOLDER]``
+Run: ``python benchmarks/checkpoint.py [--recipe small] [--n-train 20000] [--max-s 598] [--out FOLDER]``
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="of the run; FOLDER/runs/ships by default")
     parser.add_argument("--out", type=Path, default=FOLDER, help="of the checkpoint")
     parser.add_argument("--recipe", default="small", help="a file of configs/")
-    parser.add_argument("--n-train", type=int, default=10_000)
+    parser.add_argument("--n-train", type=int, default=20_000)
     parser.add_argument("--max-s", type=float, default=0.0, help="in place of train.steps")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--splits", nargs="+", default=["val", *SPLITS], choices=["val", *SPLITS])
