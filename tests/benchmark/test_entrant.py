@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.five import FIVE, five_entrant, five_studies, study
 from medfinder.benchmark.benchmark import benchmark
-from medfinder.benchmark.entrant import from_arrays, make_entrant, read_npz, seat
+from medfinder.benchmark.entrant import centred, from_arrays, make_entrant, read_npz, seat
 from medfinder.benchmark.reference import Reference
 from medfinder.errors import InputError, Mismatch
 
@@ -179,3 +179,33 @@ def test_ids_as_objects_are_refused(tmp_path: Path) -> None:
 def test_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no file of vectors"):
         read_npz(tmp_path / "none.npz")
+
+
+def test_centring_takes_away_what_all_vectors_share() -> None:
+    plain = five_entrant()
+    volumes, texts = (plain.sides[side] for side in ("volume", "text"))
+    shared = np.array([50.0, -20.0])
+    moved = make_entrant(
+        "moved",
+        {"volume": (volumes.ids, volumes.vectors), "text": (texts.ids, texts.vectors + shared)},
+    )
+    made = centred(moved)
+    assert made.model_id == "moved centred"
+    for side in ("volume", "text"):
+        np.testing.assert_allclose(made.sides[side].vectors.mean(axis=0), 0, atol=1e-12)
+    unit = volumes.vectors / np.linalg.norm(volumes.vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(made.sides["volume"].vectors, unit - unit.mean(axis=0))
+
+
+def test_what_is_no_cosine_is_not_centred() -> None:
+    counts = make_entrant("counts", {"volume": (["a", "b"], np.eye(2))}, is_cosine=False)
+    with pytest.raises(InputError, match="The vectors of counts are not compared by cosine") as e:
+        centred(counts)
+    assert e.value.rule == "not-cosine"
+
+
+def test_equal_vectors_alone_cannot_be_centred() -> None:
+    same = make_entrant("same", {"volume": (["a", "b"], np.ones((2, 3)))})
+    with pytest.raises(InputError, match="zero") as e:
+        centred(same)
+    assert e.value.rule == "zero-vector"

@@ -81,6 +81,21 @@ def test_what_is_wrong_is_said_and_the_exit_is_2(
     assert done.out == ""
 
 
+def test_centred_vectors_are_measured_under_another_model_id(run: Run, files: Path) -> None:
+    common = ("--draws", "100", "--no-report", "--depth", "0", "--protocol", "one-to-one")
+    code, _, _ = run(
+        "benchmark", files / "circle.npz", files / "studies.csv", files / "out", "--centre", *common
+    )
+    assert code == 0
+    results = json.loads((files / "out" / "results.json").read_text())
+    assert results["model_id"] == "circle centred"
+    code, _, err = run(
+        "benchmark", "bm25", files / "studies.csv", files / "bm25", "--centre", *common
+    )
+    assert code == 2
+    assert "are not compared by cosine" in " ".join(err.split())
+
+
 def test_protocols_are_listed_with_versions(run: Run) -> None:
     code, out, _ = run("list", "protocols")
     assert code == 0

@@ -90,6 +90,32 @@ def make_entrant(
     return Entrant(name, model_id or name, made, is_cosine)
 
 
+def centred(entrant: Entrant) -> Entrant:
+    """Take from the vectors of each side their mean, after scaling them to length 1.
+
+    What all vectors share tells nothing apart, yet fills the cosines of encoders that were not trained
+    to compare (`medfinder.embed.Embeddings.centred`). No label is used; the pool is.
+
+    Raises:
+        InputError: Rules ``not-cosine``: inner products are no cosines, and would change by more than
+            this; ``zero-vector``: a side has one vector, or equal ones alone.
+    """
+    if not entrant.is_cosine or any(
+        not isinstance(placed.vectors, np.ndarray) for placed in entrant.sides.values()
+    ):
+        raise InputError(
+            f"The vectors of {entrant.name} are not compared by cosine, so their mean cannot be taken "
+            "away. Centre embeddings alone.",
+            rule="not-cosine",
+        )
+    sides: dict[Side, tuple[Sequence[str], Vectors]] = {}
+    for side, placed in entrant.sides.items():
+        vectors = placed.vectors / np.linalg.norm(placed.vectors, axis=1, keepdims=True)
+        sides[side] = placed.ids, vectors - vectors.mean(axis=0)
+    made = make_entrant(entrant.name, sides, f"{entrant.model_id} centred")
+    return Entrant(made.name, made.model_id, made.sides, True, entrant.left_out)
+
+
 def read_npz(path: str | Path) -> Entrant:
     """Read vectors from an ``.npz`` file.
 

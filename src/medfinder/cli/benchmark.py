@@ -59,6 +59,14 @@ def benchmark(
             "repeatable, in order."
         ),
     ] = None,
+    centre: Annotated[
+        bool,
+        typer.Option(
+            "--centre",
+            help="Take the mean from the vectors first, as suits an encoder that was not trained to "
+            "compare.",
+        ),
+    ] = False,
     draws: Annotated[
         int,
         typer.Option(help="Draws of each interval; 1000 give ends to about a tenth of its width."),
@@ -84,6 +92,7 @@ def benchmark(
     import dataclasses
 
     from medfinder.benchmark.benchmark import BenchmarkConfig, run_benchmark
+    from medfinder.benchmark.entrant import centred
     from medfinder.benchmark.protocols import protocols
     from medfinder.benchmark.reference import read_reference
     from medfinder.benchmark.source import open_entrant
@@ -105,6 +114,8 @@ def benchmark(
             perturb=perturb or (),
             progress=tell,
         )
+        if centre:
+            entrant = centred(entrant)
         if name:
             entrant = dataclasses.replace(entrant, name=name)
         made = run_benchmark(

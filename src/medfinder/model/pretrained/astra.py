@@ -141,8 +141,9 @@ class AstraRegions(AstraEncoder):
         import torch
 
         assert self.info.n_regions is not None
+        n, _, channels = regions.shape
         grid = torch.from_numpy(regions.astype(np.float32)).transpose(1, 2)
-        return _by_cell(grid.unflatten(2, self.info.n_regions))
+        return _by_cell(grid.reshape(n, channels, *self.info.n_regions))
 
 
 def _by_cell(grid: "Tensor") -> npt.NDArray[np.float32]:

@@ -71,7 +71,7 @@ class AstraSlices:
             if isinstance(layer, torch.nn.Conv3d):
                 layer.weight = torch.nn.Parameter(layer.weight.sum(2, keepdim=True), False)
                 layer.kernel_size = (1, *layer.kernel_size[1:])
-                layer.padding = (0, *layer.padding[1:])  # type: ignore[arg-type]
+                layer.padding = (0, *layer.padding[1:])
                 layer.stride = (1, *layer.stride[1:])
         self.network.to(self._device)
 
