@@ -249,14 +249,14 @@ def volume_rows(
     """Measure every view of the first n studies as a gallery of its own, beside the clean one."""
     config = vectors.embedder.info.preprocess
     assert config is not None
-    asked = pools.questions(replace(data, n_test=n), "test")
-    studies, pool = asked.studies, data.pool("test")
-    keys = [study.study_id for study in studies]
-    patients = [study.patient_id for study in studies]
-    views = changed_volumes(studies, config, folder / "volumes", workers)
+    asked = pools.questions(replace(data, n_test=n), "test")  # the first n of the split
+    keys = [study.study_id for study in asked.studies]
+    patients = [study.patient_id for study in asked.studies]
+    views = changed_volumes(asked.studies, config, folder / "volumes", workers)
     texts = vectors.texts(asked.reports)
     prompts = vectors.texts([pools.prompt(name) for name in asked.findings])
-    clean = vectors.volumes("clean", keys, [pool.volumes[i] for i in range(n)])
+    _, whole = _asked(vectors, data)
+    clean = whole[:n]
     rows = []
     first: dict[str, Any] = {}
     for name in ("clean", *VIEWS):
@@ -322,10 +322,8 @@ def wordings() -> dict[str, tuple[str, Texts]]:
 
 def query_rows(vectors: Vectors, data: pools.Data) -> list[dict[str, Any]]:
     """Measure every wording of the reports against the clean volumes of the whole split."""
-    asked, pool = pools.questions(data, "test"), data.pool("test")
-    keys = [study.study_id for study in asked.studies]
+    asked, v = _asked(vectors, data)
     patients = [study.patient_id for study in asked.studies]
-    v = vectors.volumes("clean", keys, pool.volumes)
     first: dict[str, dict[str, Floats]] = {}
     rows = []
     for name, (says, worded) in wordings().items():
