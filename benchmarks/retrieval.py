@@ -110,8 +110,8 @@ NOTES = (
     "network with every kernel summed along depth, since no weights of a 2D encoder of CTs are at "
     "hand: BiomedCLIP's join by themselves where they are. Centred: the mean of the pool's vectors is "
     "taken away, which needs no label. Tests against what ships: paired, by permutation of patients, "
-    "by the primary measure of each protocol and direction, Holm over all of a table. Recipes: seed 0 "
-    "of recipes.py. Real CTs are examples: none has a radiologist's report here."
+    "by the primary measure of each protocol and direction, Holm over all of a table. Recipes: one "
+    "run each of recipes.py, named in the record. Real CTs are examples: none has a radiologist's report here."
 )
 CONFIG = BenchmarkConfig(depth=0)
 Floats = npt.NDArray[np.float32]
@@ -139,6 +139,10 @@ def studies(folder: Path, n_test: int, n_train: int, size: tuple[int, int, int])
     )
     for split in ("test", "train"):
         out, csv = folder / "studies" / split, bench / split / "studies.csv"
+        told_of = {f"{study}.nii.gz" for study in column(csv, "study_id")}
+        for path in (bench / split / "volumes").glob("*.nii.gz"):
+            if path.name not in told_of:  # of a run that asked for more
+                path.unlink()
         mark = folder / f"{split}.csv.blake2"
         digest = hashlib.blake2b(csv.read_bytes(), digest_size=16).hexdigest()
         if (out / MANIFEST).is_file() and mark.is_file() and mark.read_text() == digest:
@@ -149,15 +153,19 @@ def studies(folder: Path, n_test: int, n_train: int, size: tuple[int, int, int])
     return folder / "studies"
 
 
-def other_words(folder: Path, reference: Reference) -> list[str]:
-    """Return each study's report as the split ``unseen-wording`` words it."""
+def column(table_: Path, name: str) -> list[str]:
+    """Return a column of a CSV table."""
     import csv
 
-    texts = {}
-    table_ = folder / "bench" / "unseen-wording" / "studies.csv"
     with table_.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            texts[Path(row["file"]).name.removesuffix(".nii.gz")] = row["text"]
+        return [row[name] for row in csv.DictReader(file)]
+
+
+def other_words(folder: Path, reference: Reference) -> list[str]:
+    """Return each study's report as the split ``unseen-wording`` words it."""
+    told = folder / "bench" / "unseen-wording" / "studies.csv"
+    names = [Path(file).name.removesuffix(".nii.gz") for file in column(told, "file")]
+    texts = dict(zip(names, column(told, "text"), strict=True))
     return [
         texts[Path(study.volume_path).name.removesuffix(".nii.gz")] for study in reference.studies
     ]
@@ -210,7 +218,7 @@ def frozen(name: str, folder: Path) -> Embedder:
 
 
 def checkpoints(given: Mapping[str, Path], train: bool) -> dict[str, Path]:
-    """Find, or train, the recipes' checkpoints: those given, else of recipes.py's runs with seed 0."""
+    """Find, or train, the recipes' checkpoints: those given, else of recipes.py's runs."""
     import phantom_pools as pools
     import recipes
 
@@ -243,10 +251,10 @@ def checkpoints(given: Mapping[str, Path], train: bool) -> dict[str, Path]:
 
 
 def _runs(plan: Any, name: str) -> list[Path]:
-    """Return checkpoints of a recipe with seed 0: of the plan's own run, else the newest first."""
+    """Return checkpoints of a recipe: the plan's own run with seed 0, then others, newest first."""
     job = plan.job(name, 0)
     places = [] if job is None else [job.folder / "checkpoint"]
-    others = (plan.data.folder / "runs").glob(f"{name}-0-*/checkpoint")
+    others = (plan.data.folder / "runs").glob(f"{name}-[0-9]*-*/checkpoint")
     places += sorted(others, key=lambda path: -path.stat().st_mtime)
     return [place for place in places if place.is_dir() and any(place.iterdir())]
 

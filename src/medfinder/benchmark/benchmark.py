@@ -326,13 +326,15 @@ def run_benchmark(
     Args:
         out: Folder; an earlier benchmark there is replaced.
         compare_with: Folders of other models, measured on the same studies.
-        report: Whether to write the pages, with their pictures.
+        report: Whether to write the pages, with their pictures; one of them, ``worst.html``, holds
+            report texts and slices.
 
     Raises:
         InputError, Mismatch, UnknownName: As `benchmark` and `compare`; Mismatch where `out` is
             another stage's folder.
     """
     from medfinder.benchmark.page import LATEX, MARKDOWN, PAGE, write_pages
+    from medfinder.benchmark.worst import WORST, write_worst
 
     start = time.monotonic()
     config = config or BenchmarkConfig()
@@ -355,10 +357,11 @@ def run_benchmark(
         results = with_runs(entrant, reference, results, out, config.depth)
     write_scores(out, rows)
     write_results(out, results)
-    for page in (MARKDOWN, LATEX, PAGE):
+    for page in (MARKDOWN, LATEX, PAGE, WORST):
         (out / page).unlink(missing_ok=True)
     if report:
         write_pages(out, [results, *(r for r, _ in others)], [scores, *(s for _, s in others)])
+        write_worst(out, entrant, reference, scores)
     duration_s = round(time.monotonic() - start, 3)
     write_manifest(
         out,

@@ -432,10 +432,21 @@ def to_html(found: Sequence[Part]) -> str:
                 for p in contents
             )
             body.append(f'<nav aria-label="Contents"><ul>{items}</ul></nav>')
+    return document(found[0].title, body)
+
+
+def document(title: str, body: Sequence[str], style: str = "") -> str:
+    """Return a whole HTML page in the report's dress.
+
+    Args:
+        title: As text.
+        body: As HTML.
+        style: More CSS.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(found[0].title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
         "<main>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
     )
 

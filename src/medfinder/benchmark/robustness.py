@@ -268,6 +268,14 @@ def finding_names(text: str) -> str:
     return ", ".join(dict.fromkeys(by_words[start] for start in sorted(by_words))) or text
 
 
+def names_as_sentences(text: str) -> str:
+    """Make a sentence of each name of what is affirmed: "Pleural effusion. Nodule."."""
+    names = finding_names(text)
+    if names == text:
+        return text
+    return " ".join(f"{name.capitalize()}." for name in names.split(", "))
+
+
 def first_finding(text: str) -> str:
     """Keep the name of the first finding that is affirmed; the text where none is."""
     names = finding_names(text)
@@ -353,5 +361,11 @@ _add(
     "only the sentences that affirm or suspect a finding",
     affirmed_sentences,
 )
-_add("names-only", "text", "only the names of the findings affirmed", finding_names)
+_add("names-only", "text", "only the names of the findings affirmed, with commas", finding_names)
+_add(
+    "names-as-sentences",
+    "text",
+    "only the names of the findings affirmed, a sentence each",
+    names_as_sentences,
+)
 _add("one-name", "text", "only the name of the first finding affirmed", first_finding)
