@@ -12,6 +12,7 @@ Run: ``python benchmarks/robustness.py [--model medfinder] [--n 250] [--workers 
 
 import argparse
 import hashlib
+import inspect
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ N_TEST = 500
 N_DRAWS = 1000
 KS = (1, 10)
 VIEWS = tuple(n for n in perturbations if perturbations.get(n).acts_on == "volume")
-SHORT = ("names-only", "one-name")
+SHORT = ("names-only", "names-as-sentences", "one-name")
 """Texts that several studies share: asked with, not looked for."""
 SPANISH = {
     "pleural effusion": "derrame pleural",
@@ -138,9 +140,18 @@ def _change(job: tuple[BenchmarkStudy, PreprocessConfig, Path]) -> None:
 
 
 def _key(study: BenchmarkStudy, config: PreprocessConfig) -> str:
-    code = hashlib.sha256(Path(robustness.__file__).read_bytes()).hexdigest()
-    what = [pools.study_key(study, SIZE, config).hex(), VIEWS, code]
+    what = [pools.study_key(study, SIZE, config).hex(), VIEWS, _code()]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+
+
+@cache
+def _code() -> str:
+    """Return the hash of all code and settings that change a volume."""
+    settings = [getattr(perturbations.get(view).change, "keywords", None) for view in VIEWS]
+    functions = [perturbations.get(view).change.func for view in VIEWS]  # type: ignore[attr-defined]
+    helpers = [robustness._blurred, robustness._stored]
+    sources = sorted({inspect.getsource(f) for f in [*functions, *helpers]})
+    return hashlib.sha256(json.dumps([settings, sources]).encode()).hexdigest()
 
 
 class Vectors:

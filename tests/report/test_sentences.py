@@ -20,6 +20,8 @@ from medfinder.report.sentences import sentences
         ("Edema? Pneumonia? Follow up.", ["Edema?", "Pneumonia?", "Follow up."]),
         ("Seen by Dr. Smith. Normal.", ["Seen by Dr. Smith.", "Normal."]),
         ("It is 2.5 mm. in diameter and round.", ["It is 2.5 mm. in diameter and round."]),
+        ("nodule of 2.5 cm. no effusion.", ["nodule of 2.5 cm.", "no effusion."]),
+        ("it is 12 mm. in diameter. stable.", ["it is 12 mm. in diameter.", "stable."]),
         ("One\nTwo", ["One", "Two"]),
         ('Normal lungs. " Hiatal hernia " Nodule', ["Normal lungs.", "Hiatal hernia", "Nodule"]),
         ("• One nodule • Two cysts", ["One nodule", "Two cysts"]),

@@ -18,6 +18,11 @@ _ABBREVIATION = re.compile(
     r"|mm|cm|ml|hu|min|max|post|ant|inf|sup|lat|med|bilat|der|izq|dcha|dcho|izda|izdo|seg|sr|sra)"
     r"|\b[a-z])$"
 )
+# In lower-case text no capital tells whether "12 mm." ends a sentence; these words go on after it.
+_SIZE = re.compile(r"\d ?(?:mm|cm|ml|hu)$")
+_GOES_ON = re.compile(
+    r"(?:x|and|by|in|of|on|at|with|wide|deep|long|thick|across|y|e|de|del|en|por|con|al)\b"
+)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -55,6 +60,8 @@ def _ends(text: str, start: int, mark: int, after: int, is_cased: bool) -> bool:
     # " . " is BIMCV's sentence end whatever stands before it.
     if not before or before[-1].isspace() or not _ABBREVIATION.search(before):
         return True
+    if not is_cased and _SIZE.search(before):
+        return not _GOES_ON.match(text[after : after + 12].lstrip())
     rest = text[after : after + 2].lstrip()
     return bool(rest) and is_cased and rest[0].isupper() and not before.endswith(("dr", "prof"))
 
