@@ -137,16 +137,17 @@ def localisation_section(figures: dict[str, Any], notes: str) -> list[str]:
             f"| {title} | *chance; the best choice of regions* | {one['chance']:.1f} "
             f"| {one['ceiling dice']:.1f} |"
         )
-    own, usual = "less the usual", "usual place"
+    own, usual = "smoothed", "usual place"
     lines += [
         "",
-        "By finding, asked with its place; the pointing game and Dice of the map less the usual, the",
-        "usual place, and chance or ceiling:",
+        "Less the usual over `val` at that place; smoothed over a region's neighbours; times the usual place.",
+        "By finding, asked with its name: pointing game and Dice of the smoothed map, the usual place, and",
+        "chance or ceiling:",
         "",
         "| finding | n | pointing | usual place | chance | Dice | usual place | ceiling |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for finding, row in figures["place"]["by_finding"].items():
+    for finding, row in figures["name"]["by_finding"].items():
         hits, dice = row["pointing"], row["dice"]
         cells = [finding, str(row["n"])]
         cells += [f"{v:.0f}" for v in (hits[own], hits[usual], row["chance"])]
