@@ -15,6 +15,8 @@ from typing import Any
 import typer.main
 from dataset_sections import curation_section, translation_section
 from ranking_section import evaluate_section
+from retrieval_section import retrieval_section
+from robustness_section import localisation_section, reranking_section, robustness_section
 
 from medfinder.cli.app import app
 
@@ -224,6 +226,10 @@ def benchmarks_page() -> str:
         "gpu": gpu_section,
         "checkpoint": checkpoint_section,
         "recipes": recipes_section,
+        "retrieval": retrieval_section,
+        "robustness": robustness_section,
+        "reranking": reranking_section,
+        "localisation": localisation_section,
     }
     for name, section in sections.items():
         if (results / f"{name}.json").is_file():
