@@ -104,7 +104,8 @@ ORACLES = ("bm25", "bm25 reworded", "minilm", "minilm reworded")
 """They read the report that stands for the volume."""
 NOTES = (
     "Synthetic CTs and generated reports: it says nothing of real ones. Values in percent, MdR in "
-    "places; 95 % intervals over patients, over pools for keywords. bm25 and minilm see no volume: "
+    "places; 95 % intervals over patients, for keywords over pools of patients drawn again, in "
+    "which copies stand side by side: an AP near chance can lie below its interval. bm25 and minilm see no volume: "
     "its report stands for it, so asked by itself it finds itself; in other words, it is asked by the "
     "split unseen-wording. astra reads CTs alone, and cannot be asked by text. Its slices are its own "
     "network with every kernel summed along depth, since no weights of a 2D encoder of CTs are at "

@@ -15,7 +15,7 @@ from typing import Any
 import typer.main
 from dataset_sections import curation_section, translation_section
 from ranking_section import evaluate_section
-from retrieval_section import retrieval_section
+from retrieval_section import readme_table, retrieval_section
 from robustness_section import localisation_section, reranking_section, robustness_section
 
 from medfinder.cli.app import app
@@ -555,8 +555,20 @@ def _grid(named: dict[str, Any], columns: dict[str, tuple[str, str, str]]) -> li
     return lines
 
 
+def readme_page() -> str:
+    """Return the README with its table of retrieval made anew."""
+    root = Path(__file__).parents[1]
+    path = root / "benchmarks" / "results" / "retrieval.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    head, rest = (root / "README.md").read_text(encoding="utf-8").split("<!-- retrieval -->\n", 1)
+    tail = rest.split("<!-- /retrieval -->", 1)[1]
+    table = readme_table(record["figures"])
+    return f"{head}<!-- retrieval -->\n{table}\n\n<!-- /retrieval -->{tail}"
+
+
 def main() -> None:
     """Write the pages."""
+    (PAGES.parents[1] / "README.md").write_text(readme_page(), encoding="utf-8")
     pages = {"cli": cli_page, "benchmarks": benchmarks_page, "rejections": rejections_page}
     for name, page in pages.items():
         (PAGES / f"{name}.md").write_text(page(), encoding="utf-8")

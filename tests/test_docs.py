@@ -52,6 +52,15 @@ def test_a_generated_page_is_current(name: str) -> None:
     assert done.stdout == page, "run python docs/generate.py"
 
 
+def test_the_table_of_the_readme_is_the_measured_one() -> None:
+    code = "import generate; print(generate.readme_page(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True, text=True, check=True
+    )
+    assert done.stdout == README, "run python docs/generate.py"
+    assert "| **`medfinder`, which ships** |" in README
+
+
 def value_at(figures: object, path: str) -> object:
     for key in path.split("/"):
         figures = figures[int(key)] if isinstance(figures, list) else figures[key]  # type: ignore[index]
