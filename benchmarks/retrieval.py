@@ -240,10 +240,11 @@ def checkpoints(given: Mapping[str, Path], train: bool) -> dict[str, Path]:
     )
     missing = [name for name in RECIPES if name not in given and not _runs(plan, name)]
     if train and missing:
-        for name in missing:  # its figures are there without its checkpoint: it is run again
+        for name in missing:  # what it found may be kept without its checkpoint
             if (job := plan.job(name, 0)) is not None:
-                (job.folder / recipes.RESULT).unlink(missing_ok=True)
-        recipes.run_all(plan, missing, [0], 1)
+                print(recipes.run(job), flush=True)
+            else:  # learning rates first
+                recipes.run_all(plan, [name], [0], 1)
     found = dict(given)
     for name in RECIPES:
         if name not in found and (runs := _runs(plan, name)):
