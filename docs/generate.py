@@ -16,7 +16,12 @@ import typer.main
 from dataset_sections import curation_section, translation_section
 from ranking_section import evaluate_section
 from retrieval_section import readme_table, retrieval_section
-from robustness_section import localisation_section, reranking_section, robustness_section
+from robustness_section import (
+    localisation_section,
+    questions_section,
+    reranking_section,
+    robustness_section,
+)
 
 from medfinder.cli.app import app
 
@@ -227,6 +232,7 @@ def benchmarks_page() -> str:
         "checkpoint": checkpoint_section,
         "recipes": recipes_section,
         "retrieval": retrieval_section,
+        "questions": questions_section,
         "robustness": robustness_section,
         "reranking": reranking_section,
         "localisation": localisation_section,

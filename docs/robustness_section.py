@@ -1,8 +1,35 @@
-"""The parts of the page of benchmarks on changed input, re-ranking, and where a model looks."""
+"""The parts of the page of benchmarks on questions, changed input, re-ranking, and where a model looks."""
 
 from typing import Any
 
 WAYS = (("report_to_volume", "report→volume"), ("volume_to_report", "volume→report"))
+
+
+def questions_section(figures: dict[str, Any], _notes: str) -> list[str]:
+    """Return the lines on questions of several findings, from ``questions.json``."""
+
+    def told(one: dict[str, float]) -> str:
+        return f"{one['value']:.1f} ({one['low']:.1f} … {one['high']:.1f})"
+
+    lines = [
+        "",
+        "## Questions of several findings (`questions.py`)",
+        "",
+        "Questions as people ask them, by the CTs alone; a CT answers where its phantom has what is",
+        "asked for and nothing of what is denied. Mean average precision in percent, with its 95 %",
+        "interval over questions, on `test`. `search` takes questions apart",
+        f"(`medfinder.search.question`); what is denied weighs {figures['shun']:g}, chosen on `val`.",
+        "",
+        "| question | questions | CTs that answer | compared as it stands | taken apart |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, one in figures["splits"]["test"].items():
+        apart = one["taken apart"][f"{figures['shun']:g}"]
+        lines.append(
+            f"| {kind} | {one['n']} | {one['share that answers']:.1f} % | "
+            f"{told(one['as it stands'])} | {told(apart)} |"
+        )
+    return lines
 
 
 def robustness_section(figures: dict[str, Any], notes: str) -> list[str]:

@@ -27,6 +27,7 @@ from medfinder.report.sentences import sentences
 from medfinder.report.vocabulary import vocabulary
 from medfinder.search.explain import matched_sentences, matched_terms, query_terms
 from medfinder.search.hybrid import reciprocal_rank_fusion
+from medfinder.search.question import Question, read_question
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.volume import Volume
 
@@ -164,7 +165,7 @@ class Finder:
             text=text,
             wanted=extract_findings(text),
             report_vector=self._embed_text("report", text),
-            volume_vector=self._embed_joint(text),
+            volume_vector=self._place(read_question(text)),
         )
 
     def _report_query(self, report: str) -> _Query:
@@ -173,7 +174,7 @@ class Finder:
             text=parsed.text,
             wanted=extract_findings(parsed),
             report_vector=self._embed_text("report", parsed.text),
-            volume_vector=self._embed_joint(parsed.text),
+            volume_vector=self._place(Question(parsed.text)),
         )
 
     def _volume_query(self, volume: Volume) -> _Query:
@@ -249,11 +250,12 @@ class Finder:
         embedder = self._embedder(stream)
         return None if embedder is None else embedder.embed_texts([text]).vectors[0]
 
-    def _embed_joint(self, text: str) -> npt.NDArray[np.float32] | None:
-        """Return the text's place in the volumes' space, where their encoder reads text too."""
-        if not self.has_joint_space:
+    def _place(self, question: Question) -> npt.NDArray[np.float32] | None:
+        """Return where the volumes that answer lie, where their encoder reads text too."""
+        embedder = self._embedder("volume") if self.has_joint_space else None
+        if embedder is None:
             return None
-        return self._embed_text("volume", text)
+        return question.place(lambda texts: embedder.embed_texts(texts).vectors)
 
     @cached_property
     def has_joint_space(self) -> bool:
