@@ -3,7 +3,8 @@
 Questions are made of the findings of a split ("nodule without adenopathy", "mass, no pneumothorax or
 hernia"); a CT answers where its phantom has what is asked for and nothing of what is denied. A
 question is compared as it stands, and taken apart (`medfinder.search.question`). The weight of what
-is denied is chosen on ``val``.
+is denied is chosen on ``val``. Whole reports in Spanish, which the checkpoint does not read, are
+compared as they stand and by English names of their findings.
 
 Run: ``python benchmarks/questions.py [--folder FOLDER]``
 """
@@ -25,10 +26,10 @@ from record import table, write_result
 
 from medfinder.config import load_config
 from medfinder.embed import Embedder
-from medfinder.model.checkpoint import load_checkpoint
+from medfinder.model.checkpoint import load_encoder_from
 from medfinder.model.hub import FOLDER
-from medfinder.model.joint_encoder import JointEncoder
 from medfinder.phantom.case import KINDS
+from medfinder.phantom.splits import report_of
 from medfinder.search import question
 from medfinder.train.recipe import RecipeConfig
 
@@ -70,11 +71,18 @@ def precision(scores: NDArray[np.float64], answers: NDArray[np.bool_]) -> float:
     return 100 * float((np.cumsum(hit) / np.arange(1, len(hit) + 1))[hit].mean())
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
+def summary(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     """Return the mean over questions and its 95 % interval over drawn questions."""
     drawn = np.random.default_rng(0).choice(values, (N_DRAWS, len(values))).mean(1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
+def success(places: Sequence[NDArray[np.float32]], volumes: NDArray[np.float32]) -> dict[str, Any]:
+    """Return R@1 and R@10 of reports whose volumes stand in their order."""
+    scores = np.stack(places) @ volumes.T
+    rank = (scores > scores.diagonal()[:, None]).sum(1)
+    return {f"R@{k}": summary(100.0 * (rank < k)) for k in (1, 10)}
 
 
 def main() -> None:
@@ -84,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     preprocess = load_config(RecipeConfig, CONFIGS / "small.toml").model.preprocess
     data = pools.Data(args.folder, preprocess=preprocess, workers=2)
-    embedder = Embedder(JointEncoder(load_checkpoint(FOLDER)), batch_size=16)
+    embedder = Embedder(load_encoder_from(FOLDER), batch_size=16)
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         return embedder.embed_texts(texts).vectors
@@ -126,7 +134,18 @@ def main() -> None:
                 }
             )
         found["splits"][split] = kinds
+        reports = [report_of(study, language="es") for study in pool.studies]
+        named = [
+            question.read_question(r, embedder.info.languages, is_report=True) for r in reports
+        ]
+        found["spanish reports"] = {
+            "n": len(reports),
+            "as it stands": success(list(embed(reports)), volumes),
+            "by names": success([one.place(embed) for one in named], volumes),
+        }
     print(table(rows))
+    for way in ("as it stands", "by names"):
+        print(way, found["spanish reports"][way])
     print(write_result("questions", found, [data.seed]))
 
 

@@ -76,3 +76,29 @@ def test_a_question_that_only_denies_lies_opposite() -> None:
 def test_a_question_that_asks_for_what_it_denies_has_a_place() -> None:
     place = Question("A.", ("A.",)).place(lambda texts: np.ones((2, 1), np.float32))
     assert np.isfinite(place).all()
+
+
+def test_what_an_encoder_does_not_read_is_named_in_english() -> None:
+    question = read_question("Nódulo en lóbulo superior derecho, sin derrame pleural", ["en"])
+    assert question == Question("Nodule in the right upper lobe.", ("Pleural effusion.",))
+
+
+def test_what_an_encoder_reads_keeps_its_words() -> None:
+    text = "Nódulo en lóbulo superior derecho"
+    assert read_question(text, ["en", "es"]) == Question(text) == read_question(text)
+
+
+def test_of_a_foreign_report_the_affirmed_findings_are_named() -> None:
+    report = "Cardiomegalia. Derrame pleural izquierdo. No se observan adenopatías. " * 9
+    sought = read_question(report, ["en"])
+    assert sought == Question("Cardiomegaly. Left pleural effusion.")
+
+
+def test_a_foreign_text_without_findings_stays_as_it_is() -> None:
+    text = "Paciente de sesenta años con tos"
+    assert read_question(text, ["en"]) == Question(text)
+
+
+def test_a_short_report_is_compared_as_it_stands() -> None:
+    text = "Nodule. No adenopathy."
+    assert read_question(text, is_report=True) == Question(text)

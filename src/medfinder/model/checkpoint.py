@@ -71,6 +71,7 @@ class Checkpoint:
         weights_dtype: Of the tensors with more than one axis; others are always float32.
         package_version: That wrote it.
         library: Always "medfinder".
+        languages: `EncoderInfo.languages`.
         schema: Of the folder.
     """
 
@@ -86,6 +87,7 @@ class Checkpoint:
     weights_dtype: WeightsType
     package_version: str
     library: str = LIBRARY
+    languages: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def info(self, where: str = "", needs: str = "") -> EncoderInfo:
@@ -110,6 +112,7 @@ class Checkpoint:
             n_regions=self.n_regions,
             region_dim=self.region_dim,
             where=where,
+            languages=self.languages,
         )
 
 
@@ -133,7 +136,7 @@ def save_checkpoint(
         card: Text of ``README.md``; None for `medfinder.model.card.model_card` where `training` is
             given, else no card.
         training: What ``training.json`` says: recipe, data, measures; plain JSON types. The card
-            reads some names of it: see `model_card`.
+            reads some names of it: see `model_card`. Its ``languages`` are what the checkpoint reads.
         dtype: "float16" halves the file, for shipping; scalars and vectors stay float32.
         name: What users call the model.
         licence: Of the weights.
@@ -163,7 +166,8 @@ def save_checkpoint(
         _check_replaceable(folder)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         aside.mkdir()
-        checkpoint = _fill(aside, model, tensors, dtype, (name, licence, source))
+        languages = tuple((training or {}).get("languages", ()))
+        checkpoint = _fill(aside, model, tensors, dtype, (name, licence, source), languages)
         if card is None and training is not None:
             card = model_card(checkpoint, training)
         for file, text in ((CARD, card), (TRAINING, notes)):
@@ -344,6 +348,7 @@ def load_encoder_from(
         source=info.source,
         needs=info.needs,
         where=info.where,
+        languages=info.languages,
         device="cuda" if torch.cuda.is_available() else None,
     )
 
@@ -383,6 +388,7 @@ def _fill(
     tensors: "dict[str, Tensor]",
     dtype: WeightsType,
     names: tuple[str, str, str],
+    languages: tuple[str, ...],
 ) -> Checkpoint:
     """Write all but card and notes."""
     from safetensors.torch import save
@@ -406,6 +412,7 @@ def _fill(
         files={file: _sha256(path) for file, path in files.items()},
         weights_dtype=dtype,
         package_version=medfinder.__version__,
+        languages=languages,
     )
     # One entry: with several, their order in the file, and so its SHA-256, would be chance.
     whole = save(tensors, {LIBRARY: _digests(checkpoint)})

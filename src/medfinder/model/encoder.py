@@ -36,6 +36,7 @@ class EncoderInfo:
         region_dim: Length of a region's features; None where it is `dim`.
         where: What `load_encoder` takes to load it again, where its name alone does not: a
             checkpoint's folder, or a repository of the Hub.
+        languages: That its text stream was trained to read, such as "en"; empty where not declared.
     """
 
     name: str
@@ -49,6 +50,7 @@ class EncoderInfo:
     n_regions: tuple[int, int, int] | None = None
     region_dim: int | None = None
     where: str = ""
+    languages: tuple[str, ...] = ()
 
     @property
     def model_id(self) -> str:

@@ -31,6 +31,7 @@ class JointEncoder:
         source: Where they come from.
         needs: One line: what brings the weights.
         where: `EncoderInfo.where`.
+        languages: `EncoderInfo.languages`.
         device: Where the model is moved to; None for where it is.
     """
 
@@ -46,6 +47,7 @@ class JointEncoder:
         source: str = "this process",
         needs: str = "nothing: it is in memory",
         where: str = "",
+        languages: Sequence[str] = (),
         device: str | torch.device | None = None,
     ) -> None:
         self.model = model if device is None else model.to(device)
@@ -61,6 +63,7 @@ class JointEncoder:
             n_regions=model.volume.n_regions,
             region_dim=model.volume.width,
             where=where,
+            languages=tuple(languages),
         )
 
     @property

@@ -27,7 +27,7 @@ from medfinder.report.sentences import sentences
 from medfinder.report.vocabulary import vocabulary
 from medfinder.search.explain import matched_sentences, matched_terms, query_terms
 from medfinder.search.hybrid import reciprocal_rank_fusion
-from medfinder.search.question import Question, read_question
+from medfinder.search.question import read_question
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.volume import Volume
 
@@ -165,7 +165,7 @@ class Finder:
             text=text,
             wanted=extract_findings(text),
             report_vector=self._embed_text("report", text),
-            volume_vector=self._place(read_question(text)),
+            volume_vector=self._place(text),
         )
 
     def _report_query(self, report: str) -> _Query:
@@ -174,7 +174,7 @@ class Finder:
             text=parsed.text,
             wanted=extract_findings(parsed),
             report_vector=self._embed_text("report", parsed.text),
-            volume_vector=self._place(Question(parsed.text)),
+            volume_vector=self._place(parsed.text, is_report=True),
         )
 
     def _volume_query(self, volume: Volume) -> _Query:
@@ -250,11 +250,12 @@ class Finder:
         embedder = self._embedder(stream)
         return None if embedder is None else embedder.embed_texts([text]).vectors[0]
 
-    def _place(self, question: Question) -> npt.NDArray[np.float32] | None:
+    def _place(self, text: str, is_report: bool = False) -> npt.NDArray[np.float32] | None:
         """Return where the volumes that answer lie, where their encoder reads text too."""
         embedder = self._embedder("volume") if self.has_joint_space else None
         if embedder is None:
             return None
+        question = read_question(text, embedder.info.languages, is_report)
         return question.place(lambda texts: embedder.embed_texts(texts).vectors)
 
     @cached_property

@@ -2,11 +2,12 @@
 
 An encoder of reports places "Nodule without adenopathy" beside neither the nodules nor the denials:
 reports say such things in two sentences. So a question is taken apart where one finding ends and the
-next begins; what it asks for is said a sentence each, what it denies is named.
+next begins; what it asks for is said a sentence each, what it denies is named. In a language that an
+encoder does not read, the findings are named in English.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from medfinder.records import Finding
 from medfinder.report.findings import extract_findings
+from medfinder.report.language import detect_language
 from medfinder.report.sentences import sentences
 
 MOST_WORDS = 60
@@ -55,11 +57,23 @@ class Question:
         return place / np.float32(np.linalg.norm(place) or 1)
 
 
-def read_question(text: str) -> Question:
-    """Take a question apart; one without findings, or as long as a report, stays as it is."""
-    if len(text.split()) > MOST_WORDS:
+def read_question(text: str, languages: Collection[str] = (), is_report: bool = False) -> Question:
+    """Take a question apart; one without findings, or as long as a report, stays as it is.
+
+    Args:
+        languages: `EncoderInfo.languages` of what will place it. A text in none of them, even a
+            report, becomes English names of the findings that it affirms or suspects.
+        is_report: Whether it is one, however short.
+    """
+    is_whole = is_report or len(text.split()) > MOST_WORDS
+    is_foreign = "en" in languages and detect_language(text) not in languages
+    if is_whole and not is_foreign:
         return Question(text)
     found = _first_of_each_place(extract_findings(text))
+    if is_foreign:
+        affirmed = [_named(f) for f in found if f.status != "absent"]
+        denied = [] if is_whole else [_sentence(f.name) for f in found if f.status == "absent"]
+        return _question(affirmed, denied) if affirmed or denied else Question(text)
     sought: list[str] = []
     shunned: list[str] = []
     for start, end in sentences(text):
@@ -75,6 +89,10 @@ def read_question(text: str) -> Question:
                 sought.append(_sentence(_EDGE.sub("", text[a:b])))
     if not shunned and len(sought) < 2:
         return Question(text)
+    return _question(sought, shunned)
+
+
+def _question(sought: Sequence[str], shunned: Sequence[str]) -> Question:
     return Question(" ".join(dict.fromkeys(sought)), tuple(dict.fromkeys(shunned)))
 
 
@@ -91,6 +109,14 @@ def _between(text: str, a: Finding, b: Finding) -> int:
     """Return where the words about one finding end and those about the next begin."""
     cuts = list(_CUT.finditer(text, a.end, b.start))
     return cuts[-1].start() if cuts else b.start
+
+
+def _named(finding: Finding) -> str:
+    """Name a finding and its place in English: "Nodule in the right upper lobe."."""
+    side = f"{finding.laterality} " if finding.laterality else ""
+    if finding.location and "lobe" in finding.location:
+        return _sentence(f"{finding.name} in the {side}{finding.location}")
+    return _sentence(f"{side}{finding.name}")
 
 
 def _sentence(words: str) -> str:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ from medfinder.config import config_hash, to_dict
 from medfinder.errors import ConfigError, InputError, MedFinderError, Mismatch, MissingExtra
 from medfinder.model.checkpoint import save_checkpoint
 from medfinder.model.dual_stream import DualStream
+from medfinder.report.language import detect_language
 from medfinder.train.batch import Batch, Batches
 from medfinder.train.curves import Curves, open_curves
 from medfinder.train.dataset import TrainingSet
@@ -44,6 +46,7 @@ CHECKPOINT, BAD = "checkpoint", "bad.jsonl"
 BETAS = (0.9, 0.98)
 FLOOR = 0.02  # of the learning rate at the end of its cosine
 MANY_SKIPPED = 10  # steps, before their share is looked at
+LOOKED_AT = 1000  # reports, for their languages
 
 Progress = Callable[[int, int], None]
 
@@ -193,6 +196,7 @@ class _Run:
     ) -> None:
         self.recipe, self.val, self.out, self.fabric, self.card = recipe, val, out, fabric, card
         self.n_studies = len(train)
+        self.languages = _languages(train)
         self.leads = fabric.is_global_zero
         self.source = {"recipe": config_hash(recipe), "train": train.digest, "val": val.digest}
         state = out / STATE
@@ -420,6 +424,7 @@ class _Run:
                             "studies in validation": len(self.val),
                             "digest": self.source["train"],
                         },
+                        "languages": self.languages,
                         "recipe": to_dict(self.recipe),
                         "primary": PRIMARY,
                         "measures": {"validation": scores.measures},
@@ -490,6 +495,12 @@ def _build(
             )
         rates = np.mean([encode_labels(text, labels) == 1 for text in first], 0).tolist()
     return model, Objective(recipe.objective, recipe.model.dim, rates), labels
+
+
+def _languages(train: TrainingSet) -> list[str]:
+    """List the languages of at least a tenth of the reports."""
+    told = Counter(detect_language(texts[0]) for texts in train.reports[:LOOKED_AT] if texts)
+    return sorted(language for language, n in told.items() if 10 * n >= told.total())
 
 
 def _optimizer(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
