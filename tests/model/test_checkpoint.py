@@ -72,6 +72,17 @@ def test_it_encodes_as_the_model_did(saved: Path) -> None:
     np.testing.assert_array_equal(ours.encode_texts(TEXTS), theirs.encode_texts(TEXTS))
 
 
+def test_it_declares_the_languages_that_it_was_trained_to_read(tmp_path: Path) -> None:
+    folder = save_checkpoint(tiny(), tmp_path / "made", training={"languages": ["en", "es"]})
+    copied = copy_checkpoint(folder, tmp_path / "copy")
+    assert load_encoder_from(copied).info.languages == ("en", "es")
+
+
+def test_one_that_declares_no_language_is_read_as_before(saved: Path) -> None:
+    edit(saved, lambda said: said.pop("languages"))
+    assert read_checkpoint(saved).languages == ()
+
+
 def test_it_holds_tensors_settings_and_word_pieces_and_nothing_that_runs(saved: Path) -> None:
     assert names(saved) == FILES
     json.loads((saved / "config.json").read_text())

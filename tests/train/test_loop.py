@@ -118,6 +118,7 @@ def test_the_checkpoint_scores_what_the_run_says_through_the_encoder_in_use(
     assert (said["primary"], said["seed"], said["step"]) == (PRIMARY, 0, fitted.step)
     assert said["measures"]["validation"] == pytest.approx(dict(fitted.measures))
     assert said["data"]["studies in validation"] == 4
+    assert said["languages"] == ["en"]
     at = {line["step"]: line["validation"] for line in lines(out) if "validation" in line}
     assert at[fitted.step] == pytest.approx(dict(fitted.measures))
 
