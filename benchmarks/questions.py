@@ -117,10 +117,10 @@ def main() -> None:
                 "as it stands": summary(shown),
                 "taken apart": {},
             }
-            for question.SHUN in SHUNS if split == "val" else (found["shun"],):
-                places = [question.read_question(text).place(embed) for text in texts]
+            for shun in SHUNS if split == "val" else (question.SHUN,):
+                places = [question.read_question(text).place(embed, shun) for text in texts]
                 apart = [precision(volumes @ p, a) for p, a in zip(places, answers, strict=True)]
-                one["taken apart"][f"{question.SHUN:g}"] = summary(apart)
+                one["taken apart"][f"{shun:g}"] = summary(apart)
             kinds[kind] = one
             best = one["taken apart"][f"{found['shun']:g}"]["value"]
             rows.append(

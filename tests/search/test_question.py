@@ -102,3 +102,8 @@ def test_a_foreign_text_without_findings_stays_as_it_is() -> None:
 def test_a_short_report_is_compared_as_it_stands() -> None:
     text = "Nodule. No adenopathy."
     assert read_question(text, is_report=True) == Question(text)
+
+
+def test_an_empty_text_is_placed_as_the_encoder_places_it() -> None:
+    place = Question("").place(lambda texts: np.full((len(texts), 1), 1, np.float32))
+    assert place.tolist() == [1]

@@ -42,17 +42,20 @@ class Question:
     shunned: tuple[str, ...] = ()
 
     def place(
-        self, embed: Callable[[Sequence[str]], npt.NDArray[np.float32]]
+        self, embed: Callable[[Sequence[str]], npt.NDArray[np.float32]], shun: float = SHUN
     ) -> npt.NDArray[np.float32]:
-        """Return the unit vector (dim,) that near CTs answer: sought − `SHUN` · Σ shunned / √n.
+        """Return the unit vector (dim,) that near CTs answer.
+
+        It points along sought − shun · Σ shunned / √n; along −Σ shunned where nothing is sought.
 
         Args:
             embed: Texts → unit vectors, (n, dim).
+            shun: Weight of the n findings that are denied.
         """
-        texts = [self.sought] if self.sought else []
+        texts = [self.sought] if self.sought or not self.shunned else []
         vectors = embed([*texts, *self.shunned])
         near, far = vectors[: len(texts)].sum(0), vectors[len(texts) :].sum(0)
-        weight = (SHUN if texts else 1) / max(1, len(self.shunned)) ** 0.5
+        weight = (shun if texts else 1) / max(1, len(self.shunned)) ** 0.5
         place: npt.NDArray[np.float32] = (near - weight * far).astype(np.float32)
         return place / np.float32(np.linalg.norm(place) or 1)
 
