@@ -16,8 +16,9 @@ from fastapi.testclient import TestClient
 
 from medfinder.errors import Mismatch
 from medfinder.records import Study
-from medfinder.serve import routes
-from medfinder.serve.app import ServeConfig, create_app
+from medfinder.serve import service as service_module
+from medfinder.serve.app import create_app
+from medfinder.serve.config import ServeConfig
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.dicom_writer import write_dicom_series
 from medfinder.volume.read import read_volume
@@ -485,14 +486,14 @@ def test_an_unknown_window_names_the_known_ones(client):
 
 def test_a_volume_is_read_once_for_many_slices_at_once(client, monkeypatch):
     reads = []
-    real = routes.read_volume
+    real = service_module.read_volume
 
     def counted(path, **kwargs):
         reads.append(path)
         time.sleep(0.2)
         return real(path, **kwargs)
 
-    monkeypatch.setattr(routes, "read_volume", counted)
+    monkeypatch.setattr(service_module, "read_volume", counted)
     answers = []
 
     def fetch(i):
@@ -534,13 +535,13 @@ def test_another_volume_in_the_files_place_is_not_shown(own_finder, studies):
 
 def test_an_upload_has_no_more_voxels_than_may_be_expanded(finder, nifti, monkeypatch):
     limits = []
-    real = routes.read_volume
+    real = service_module.read_volume
 
     def noted(path, *, config):
         limits.append(config.max_voxels)
         return real(path, config=config)
 
-    monkeypatch.setattr(routes, "read_volume", noted)
+    monkeypatch.setattr(service_module, "read_volume", noted)
     with TestClient(create_app(finder, ServeConfig(max_expanded_bytes=10**6))) as client:
         ids(send(client, nifti))
     assert limits == [500_000]

@@ -15,7 +15,7 @@ import pytest
 
 from medfinder.embed import Embedder
 from medfinder.search.finder import Finder
-from medfinder.serve.app import ServeConfig
+from medfinder.serve.config import ServeConfig
 from stubs.served import serving
 
 BODY = json.dumps({"text": "nodule"}).encode()
@@ -141,8 +141,9 @@ main()
 # The same service with an event loop that never comes back.
 STUCK = """
 import sys, time
-from medfinder.serve.app import ServeConfig, serve
-from medfinder.serve.routes import Service
+from medfinder.serve.app import serve
+from medfinder.serve.config import ServeConfig
+from medfinder.serve.service import Service
 
 def check_index(self):
     print("in work", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from medfinder.curate.review import Decision, ReviewQueue, State, View, reader_n
 from medfinder.errors import ArtifactError, InputError
 from medfinder.serve.faults import Refusal
 from medfinder.serve.lanes import Lane
+from medfinder.serve.page_routes import static_file
 from medfinder.serve.review_schemas import (
     Ct,
     DecisionRequest,
@@ -29,7 +30,7 @@ from medfinder.serve.review_schemas import (
     item_out,
     status_out,
 )
-from medfinder.serve.routes import ERRORS, Service, static_file
+from medfinder.serve.service import ERRORS, Service
 
 T = TypeVar("T")
 MAX_ITEMS = 1000

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from medfinder.records import Finding, Hit, Language, Laterality, Split, Status, Study
 from medfinder.serve.slices import PLANES, plane_geometry
 
+MAX_K = 100
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[list[Name], Field(max_length=50)]
 IsoDate = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2020-03-15"])]
@@ -48,7 +50,7 @@ class Narrowing(Strict):
         description="An SQL condition over the index's columns, on top of `filters`.",
         examples=["n_slices > 100"],
     )
-    k: int = Field(default=10, ge=1, le=100, description="How many hits.")
+    k: int = Field(default=10, ge=1, le=MAX_K, description="How many hits.")
 
 
 class SearchRequest(Narrowing):

@@ -1,0 +1,237 @@
+"""What the routes share: the finder, its lanes of threads, and what is kept in memory.
+
+Searches, volumes and slices each have their own few threads, so that a search that computes for
+seconds never keeps a viewer waiting.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+from fastapi import Depends, Request
+
+from medfinder.artifact import MANIFEST
+from medfinder.errors import Incomplete, MedFinderError, UnknownName
+from medfinder.records import Hit, Study
+from medfinder.search.finder import Finder
+from medfinder.serve.config import ServeConfig
+from medfinder.serve.faults import INDEX_IS_GONE, Refusal
+from medfinder.serve.lanes import Lane
+from medfinder.serve.schemas import ErrorResponse
+from medfinder.serve.slices import (
+    PixelCache,
+    Pixels,
+    Plane,
+    PngCache,
+    Window,
+    render_slice,
+    to_pixels,
+)
+from medfinder.serve.uploads import unpacked
+from medfinder.volume.read import read_volume
+
+T = TypeVar("T")
+_STUDY_SECONDS = 20.0  # how long a study's row is believed: a viewer asks for it at every slice
+
+
+class Service:
+    """What the routes share: the finder, its lanes of threads, and what is kept in memory."""
+
+    def __init__(self, finder: Finder, config: ServeConfig) -> None:
+        self.finder = finder
+        self.folder = finder.index.folder
+        self.config = config
+        self.n_uploads = 0
+        self.pixels = PixelCache(config.pixels_bytes)
+        self.pngs = PngCache(config.pngs_bytes)
+        self._studies: OrderedDict[str, tuple[float, Study]] = OrderedDict()
+        self._words = Lane("words")
+        self._volumes = Lane("volumes")
+        self._rows = Lane("rows", 4)
+        self._slices = Lane("slices", 4)
+
+    def check_index(self) -> None:
+        """Refuse to answer from an index that is no longer there.
+
+        Raises:
+            Incomplete: The folder or its manifest is gone.
+        """
+        if not (self.folder / MANIFEST).is_file():
+            raise Incomplete(INDEX_IS_GONE)
+
+    async def search(self, **query: Any) -> list[Hit]:
+        """Search by words, findings or a study, one search at a time."""
+        return await self._run(self._words, partial(self.finder.search, **query))
+
+    async def warm_up(self) -> None:
+        """Search once for nothing in particular, so that no user waits for encoders to load."""
+        with contextlib.suppress(MedFinderError):  # whoever searches will be told
+            await self.search(text="chest", k=1)
+
+    async def search_upload(self, file: BinaryIO, **query: Any) -> list[Hit]:
+        """Search by an uploaded volume, one at a time; the upload is gone afterwards.
+
+        Raises:
+            Refusal: Whatever `unpacked` refuses.
+            InputError: What was sent is no CT volume.
+        """
+
+        def read_and_search() -> list[Hit]:
+            check = self.finder.check
+            most = min(check.max_voxels, self.config.max_expanded_bytes // 2)  # int16
+            limits = replace(check, max_voxels=most)
+            with unpacked(file, self.config.max_expanded_bytes) as path:
+                volume = read_volume(path, config=limits)
+                return self.finder.search(volume=volume, **query)
+
+        return await self._run(self._volumes, read_and_search)
+
+    @contextlib.contextmanager
+    def upload_slot(self) -> Iterator[None]:
+        """Hold one of the `max_uploads` places, from before an upload is received to its answer.
+
+        Raises:
+            Refusal: 503 when all are taken.
+        """
+        if self.n_uploads >= self.config.max_uploads:
+            raise Refusal(
+                503,
+                "Busy",
+                "Too many uploads are being searched at once.",
+                "Try again in a moment.",
+                headers={"retry-after": "10", "connection": "close"},
+            )
+        self.n_uploads += 1
+        try:
+            yield
+        finally:
+            self.n_uploads -= 1
+
+    async def rows(self, work: Callable[[], T]) -> T:
+        """Ask the index's table."""
+        return await self._run(self._rows, work)
+
+    async def study(self, study_id: str) -> Study:
+        """Return a study's row.
+
+        Raises:
+            Refusal: 404 when there is none.
+        """
+        now = time.monotonic()
+        held = self._studies.get(study_id)
+        if held is not None and now - held[0] < _STUDY_SECONDS:
+            return held[1]
+        try:
+            found: list[Study] = await self.rows(lambda: self.finder.index.studies([study_id]))
+        except UnknownName:
+            found = []
+        if not found:
+            raise Refusal(
+                404,
+                "UnknownName",
+                "There is no study with this id in the index.",
+                "Take ids from the hits of a search.",
+            )
+        self._studies[study_id] = (now, found[0])
+        self._studies.move_to_end(study_id)
+        while len(self._studies) > 1000:
+            self._studies.popitem(last=False)
+        return found[0]
+
+    async def load(self, study: Study) -> Pixels:
+        """Return a study's voxels, loading them once however many ask.
+
+        Raises:
+            Refusal: 410 when the file is gone, no longer a readable CT, or another one than was
+                indexed.
+        """
+        future = self.pixels.get(pixels_key(study), partial(_load, study, self.finder))
+        # Shielded: one viewer that leaves must not cancel the load that others wait for.
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    async def draw(self, study: Study, plane: Plane, index: int, window: Window, tag: str) -> bytes:
+        """Return a slice as PNG."""
+        png = self.pngs.get(tag)
+        if png is None:
+            pixels = await self.load(study)
+            png = await self._run(self._slices, partial(render_slice, pixels, plane, index, window))
+            self.pngs.put(tag, png)
+        return png
+
+    @property
+    def is_working(self) -> bool:
+        """Tell whether a thread is at work, for an answer that may no longer be awaited."""
+        lanes = (self._words, self._volumes, self._rows, self._slices)
+        return self.pixels.is_loading or any(lane.is_running for lane in lanes)
+
+    def close(self) -> None:
+        """Let go of the threads; what waits for one is cancelled."""
+        self.pixels.close()
+        for lane in (self._words, self._volumes, self._rows, self._slices):
+            lane.close()
+
+    async def _run(self, lane: Lane, work: Callable[[], T]) -> T:
+        self.check_index()
+        try:
+            return await lane.run(work)
+        except Exception:
+            self.check_index()  # it may have vanished meanwhile, which explains any failure
+            raise
+
+
+# Not plain functions: the framework would call those in threads.
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _request_id(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+The = Annotated[Service, Depends(_service)]
+RequestId = Annotated[str, Depends(_request_id)]
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorResponse, "description": "What is wrong with the request, and a hint."},
+    "5XX": {"model": ErrorResponse, "description": "What is wrong with the service."},
+}
+
+
+def _load(study: Study, finder: Finder) -> Pixels:
+    if not study.volume_path:
+        raise _gone("This study has no volume: only its report is known.")
+    path = Path(study.volume_path)
+    if not path.exists():
+        raise _gone("The file of this study's volume is gone.")
+    is_series = path.is_dir() or path.suffix.lower() == ".dcm"
+    series_id = (study.series_id or None) if is_series else None
+    check = finder.check
+    try:
+        volume = read_volume(path, series_id=series_id, config=check)
+        pixels = to_pixels(volume)
+    except (MedFinderError, OSError):
+        raise _gone("The file of this study's volume can no longer be read.") from None
+    if volume.content_hash != study.volume_hash:
+        raise _gone("The volume is not the one that was indexed.")
+    return pixels
+
+
+def _gone(message: str) -> Refusal:
+    return Refusal(
+        410,
+        "UnreadableVolume",
+        message,
+        "Its report can still be read. Put the file back, or index the study again.",
+    )
+
+
+def pixels_key(study: Study) -> str:
+    """Return what a study's voxels are kept under."""
+    return f"{study.study_id}\0{study.volume_hash}"

@@ -1,0 +1,37 @@
+"""For whoever runs the service: what it holds, whether it lives, whether it can answer."""
+
+from fastapi import APIRouter
+
+import medfinder
+from medfinder.serve.schemas import MAX_K, Alive, StatusResponse, WindowOut
+from medfinder.serve.service import ERRORS, The
+from medfinder.serve.slices import WINDOWS
+
+api = APIRouter(responses=ERRORS)
+
+
+@api.get("/v1/status", tags=["service"], operation_id="get_status")
+async def get_status(service: The) -> StatusResponse:
+    """Return what this service holds and can do."""
+    status = await service.rows(service.finder.status)
+    return StatusResponse(
+        version=medfinder.__version__,
+        n_studies=status["n_studies"],
+        encoders=status["encoders"],
+        windows={n: WindowOut(level=w.level, width=w.width) for n, w in WINDOWS.items()},
+        max_upload_bytes=service.config.max_upload_bytes,
+        max_k=MAX_K,
+    )
+
+
+@api.get("/health", tags=["service"], operation_id="health")
+async def health() -> Alive:
+    """Tell that the process answers."""
+    return Alive()
+
+
+@api.get("/ready", tags=["service"], operation_id="ready")
+async def ready(service: The) -> Alive:
+    """Tell that the index can be searched."""
+    await service.rows(service.finder.index.count)
+    return Alive()
