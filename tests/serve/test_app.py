@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from importlib.resources import files
 
 import pytest
 
@@ -14,7 +13,7 @@ from medfinder.serve.app import create_app, is_loopback, serve
 
 
 def test_every_answer_is_guarded(client):
-    for path in ("/", "/app.js", "/v1/status", "/v1/studies/nobody", "/nothing"):
+    for path in ("/", "/icon.svg", "/v1/status", "/v1/studies/nobody", "/nothing"):
         headers = client.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
@@ -61,24 +60,6 @@ def test_a_wrong_method_is_told(client):
     assert response.json()["error"]["message"] == "Method Not Allowed"
 
 
-def test_the_page_loads_nothing_from_elsewhere(client):
-    folder = files("medfinder.serve").joinpath("static")
-    for file in folder.iterdir():
-        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
-        assert "http://" not in text
-        assert "https://" not in text
-        assert "innerHTML" not in text
-    page = client.get("/").text
-    for path in re.findall(r'(?:href|src)="(/[^"#]+)"', page):
-        assert client.get(path).status_code == 200, path
-    assert "not a medical device" in page
-
-
-def test_a_file_of_the_page_has_not_changed_until_it_has(client):
-    tag = client.get("/style.css").headers["etag"]
-    assert client.get("/style.css", headers={"if-none-match": tag}).status_code == 304
-
-
 def test_openapi_names_every_operation_with_tags_examples_and_types(client):
     api = client.get("/v1/openapi.json").json()
     operations = {o["operationId"]: o for p in api["paths"].values() for o in p.values()}
@@ -86,7 +67,7 @@ def test_openapi_names_every_operation_with_tags_examples_and_types(client):
     for name, operation in operations.items():
         assert operation["tags"], name
         assert operation["summary"], name
-        if name != "get_slice":
+        if name not in {"get_slice", "get_document"}:
             content = operation["responses"]["200"]["content"]["application/json"]
             assert "$ref" in content["schema"], name
         assert "4XX" in operation["responses"], name

@@ -291,24 +291,9 @@ def test_without_a_review_there_is_none(finder):
 # ---- the page and the description -----------------------------------------------------------
 
 
-def test_the_page_is_there_under_the_same_guard(client):
-    page = client.get("/review")
-    assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert "not a medical device" in page.text
-    for path in ("/review.js", "/review.css", "/api.js", "/viewer.js", "/style.css"):
-        response = client.get(path)
-        assert response.status_code == 200
-        assert (
-            client.get(path, headers={"if-none-match": response.headers["etag"]}).status_code == 304
-        )
-
-
-def test_the_page_has_no_script_or_style_within(client):
-    text = client.get("/review").text
-    assert "<style" not in text
-    assert "style=" not in text
-    assert text.count("<script") == 1
-    assert 'src="/review.js"' in text
+def test_the_address_of_earlier_versions_leads_to_the_page(client):
+    answer = client.get("/review", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (308, "/#/review")
 
 
 def test_openapi_describes_every_operation_of_the_review(client):

@@ -28,7 +28,15 @@ def serve(
     ] = False,
     review: Annotated[
         Path | None,
-        typer.Option(help="Curated folder whose studies in doubt are reviewed at /review."),
+        typer.Option(help="Curated folder whose studies in doubt are reviewed in the page."),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Dataset card to show in the page: HTML that 'medfinder card' wrote."),
+    ] = None,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(help="Benchmark to show in the page: HTML that 'medfinder benchmark' wrote."),
     ] = None,
 ) -> None:
     """Serve the search page and the REST API of an index.
@@ -38,6 +46,7 @@ def serve(
     Example: medfinder serve idx --review studies
     """
     from medfinder.serve.app import serve as run
+    from medfinder.serve.page_routes import Documents
 
     end(
         run(
@@ -47,6 +56,7 @@ def serve(
             open_browser=open_browser,
             allow_remote=allow_remote,
             review=review,
+            documents=Documents(card, benchmark),
         )
     )
 

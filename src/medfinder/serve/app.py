@@ -33,6 +33,7 @@ from medfinder.serve import page_routes, review_routes, search_routes, status_ro
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import answer
 from medfinder.serve.guard import Guard
+from medfinder.serve.page_routes import Documents
 from medfinder.serve.service import Service
 from medfinder.serve.uploads import remove_leftovers
 
@@ -51,13 +52,15 @@ def create_app(
     index: Finder | str | Path,
     config: ServeConfig | None = None,
     review: ReviewQueue | str | Path | None = None,
+    documents: Documents = Documents(),  # noqa: B008 - it is frozen
 ) -> FastAPI:
     """Build the application over one index.
 
     Args:
         index: An index folder, or a `Finder` that has one open.
         config: Bounds.
-        review: A curated folder, or its queue, whose doubted studies are reviewed at ``/review``.
+        review: A curated folder, or its queue, whose doubted studies are reviewed in the page.
+        documents: The dataset card and the benchmark's page, which the page frames.
 
     Raises:
         InputError: There is no such folder.
@@ -105,8 +108,9 @@ def create_app(
         queue = ReviewQueue(Path(review)) if isinstance(review, (str, Path)) else review
         app.state.review = review_routes.ReviewService(queue)
         app.include_router(review_routes.api)
-        app.include_router(review_routes.page)
         tags.append(review_routes.TAG)
+    app.state.documents = documents
+    app.include_router(page_routes.api)
     app.include_router(page_routes.page)
     for kind in (HTTPException, RequestValidationError, MedFinderError):
         app.add_exception_handler(kind, _on_error)
@@ -123,6 +127,7 @@ def serve(
     allow_remote: bool = False,
     config: ServeConfig | None = None,
     review: ReviewQueue | str | Path | None = None,
+    documents: Documents = Documents(),  # noqa: B008 - it is frozen
     on_ready: Callable[[str], None] | None = None,
 ) -> bool:
     """Serve an index until interrupted; requests in work are finished first.
@@ -137,7 +142,8 @@ def serve(
         open_browser: Open the page once it is there.
         allow_remote: Listen on an address that other machines reach, without a sign-in.
         config: Bounds.
-        review: A curated folder, or its queue, whose doubted studies are reviewed at ``/review``.
+        review: A curated folder, or its queue, whose doubted studies are reviewed in the page.
+        documents: The dataset card and the benchmark's page, which the page frames.
         on_ready: Called with the page's URL, once connections are accepted; without it, the URL
             is written to stderr.
 
@@ -165,7 +171,7 @@ def serve(
     with contextlib.closing(listener):
         port = listener.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        app = create_app(index, config, review)
+        app = create_app(index, config, review, documents)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -178,7 +184,7 @@ def serve(
                 h11_max_incomplete_event_size=64 * 2**10,
             )
         )
-        pages = [url] if review is None else [url, f"{url}review"]
+        pages = [url] if review is None else [url, f"{url}#/review"]
         server.on_started = lambda: _announce(pages, on_ready, open_browser)
         server.service = app.state.service
         try:

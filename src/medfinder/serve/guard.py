@@ -22,8 +22,10 @@ log = logging.getLogger("medfinder.serve")
 UPLOAD_PATH = "/v1/search/volume"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; font-src 'self'; manifest-src 'self'; "
+    # data: is for the letters and materials that the 3D view holds as pictures in its own code.
+    # 'self' may be framed: the documents under /v1/pages, which bring a stricter policy along.
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; font-src 'self'; manifest-src 'self'; frame-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
@@ -74,7 +76,7 @@ class Guard:
                 status = message["status"]
                 out = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    out[name] = value
+                    out.setdefault(name, value)
                 out["x-request-id"] = request_id
                 if "cache-control" not in out:
                     out["cache-control"] = "no-store"

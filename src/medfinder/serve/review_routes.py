@@ -1,4 +1,4 @@
-"""What the service answers about a review: ``/v1/review`` and its page, where one is served.
+"""What the service answers about a review: ``/v1/review``, where one is served.
 
 Who asks is in the header ``X-Reader``, percent-encoded UTF-8, as the header alone cannot hold every
 name. It is a name, not a sign-in: whoever reaches the service can write another one.
@@ -10,13 +10,11 @@ from typing import Annotated, TypeVar
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from starlette.responses import Response
 
 from medfinder.curate.review import Decision, ReviewQueue, State, View, reader_name
 from medfinder.errors import ArtifactError, InputError
 from medfinder.serve.faults import Refusal
 from medfinder.serve.lanes import Lane
-from medfinder.serve.page_routes import static_file
 from medfinder.serve.review_schemas import (
     Ct,
     DecisionRequest,
@@ -96,7 +94,6 @@ TheIndex = Annotated[Service, Depends(_service)]
 Reader = Annotated[str, Depends(_reader)]
 
 api = APIRouter(prefix="/v1/review", tags=["review"], responses=ERRORS)
-page = APIRouter(include_in_schema=False)
 
 
 @api.get("/status", operation_id="get_review_status")
@@ -186,21 +183,6 @@ async def get_history(study_id: str, review: The, reader: Reader) -> HistoryResp
         return HistoryResponse(events=[event_out(e) for e in review.queue.history(study_id)])
 
     return await review.run(events)
-
-
-_STATIC = {
-    "review": ("review.html", "text/html; charset=utf-8"),
-    "review.js": ("review.js", "text/javascript; charset=utf-8"),
-    "review.css": ("review.css", "text/css; charset=utf-8"),
-}
-
-
-@page.get("/review")
-@page.get("/review.js")
-@page.get("/review.css")
-async def get_page(request: Request) -> Response:
-    """Return a file of the review's page."""
-    return static_file(request, *_STATIC[request.url.path.lstrip("/")])
 
 
 async def _item(review: ReviewService, index: Service, view: View) -> ReviewItem:
