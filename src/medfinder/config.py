@@ -37,7 +37,7 @@ def load_config(
     Raises:
         ConfigError: Unknown key (the nearest is named), wrong type, unreadable TOML, or a file
             without the table `section`. No message holds the value of a setting whose name ends
-            in ``_key``.
+            in ``_key``, ``_secret``, ``_password``, ``_token`` or ``_url``.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -129,7 +129,8 @@ def _put(values: dict[str, Any], override: str) -> None:
 
 
 def _shown(value: Any, where: str) -> str:
-    return "a value that is not shown" if re.search(r"_key(\[\d+\])?$", where) else repr(value)
+    is_secret = re.search(r"_(key|secret|password|token|url)(\[\d+\])?$", where)
+    return "a value that is not shown" if is_secret else repr(value)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

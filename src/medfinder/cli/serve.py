@@ -17,8 +17,19 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     index: Annotated[Path, typer.Argument(help="Folder that 'medfinder index' wrote.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 for any free one.")] = 8000,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 for any free one, 8000 if not given.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file; its table 'serve' is read.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One setting: max_uploads=8. Repeatable."),
+    ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open", help="Open the page in a browser.")
     ] = False,
@@ -44,8 +55,12 @@ def serve(
     Example: medfinder serve idx
 
     Example: medfinder serve idx --review studies
+
+    A setting on the command line counts before MEDFINDER_SERVE_NAME in the environment, and that
+    before the file.
     """
     from medfinder.serve.app import serve as run
+    from medfinder.serve.config import load_serve_config
     from medfinder.serve.page_routes import Documents
 
     end(
@@ -55,6 +70,7 @@ def serve(
             port=port,
             open_browser=open_browser,
             allow_remote=allow_remote,
+            config=load_serve_config(config, os.environ, set_ or ()),
             review=review,
             documents=Documents(card, benchmark),
         )

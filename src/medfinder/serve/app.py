@@ -120,8 +120,8 @@ def create_app(
 
 def serve(
     index: Finder | str | Path,
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    host: str | None = None,
+    port: int | None = None,
     *,
     open_browser: bool = False,
     allow_remote: bool = False,
@@ -137,8 +137,9 @@ def serve(
 
     Args:
         index: An index folder, or a `Finder`.
-        host: Address to listen on. There is no sign-in: whoever reaches it sees everything.
-        port: 0 for any free one.
+        host: Address to listen on; None as `config` says. There is no sign-in: whoever reaches it
+            sees everything.
+        port: 0 for any free one; None as `config` says.
         open_browser: Open the page once it is there.
         allow_remote: Listen on an address that other machines reach, without a sign-in.
         config: Bounds.
@@ -157,6 +158,8 @@ def serve(
         InputError: There is no such folder.
         ArtifactError: The index is unfinished, or of another version.
     """
+    config = config or ServeConfig()
+    host, port = host or config.host, config.port if port is None else port
     if not allow_remote and not is_loopback(host):
         raise ConfigError(
             f"Host {host!r} can be reached from other machines, and this service has no sign-in: "
@@ -164,7 +167,6 @@ def serve(
             "allow remote access explicitly.",
             rule="no-sign-in",
         )
-    config = config or ServeConfig()
     if allow_remote:  # the name by which others know this machine
         config = replace(config, host_names=(*config.host_names, socket.gethostname().lower()))
     listener = _listen(host, port)
