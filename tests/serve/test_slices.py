@@ -1,3 +1,4 @@
+import gzip
 import struct
 import threading
 import zlib
@@ -9,14 +10,19 @@ from medfinder.errors import InputError, UnknownName
 from medfinder.serve.slices import (
     MAX_PIXELS,
     WINDOWS,
+    Landmarks,
     PixelCache,
     Pixels,
     PngCache,
+    Slab,
     Window,
     check_slice,
+    cut_slice,
+    encode_hu,
     encode_png,
+    find_landmarks,
+    find_slab,
     find_window,
-    key_slice,
     plane_geometry,
     render_slice,
     to_pixels,
@@ -52,7 +58,10 @@ def decode_png(png):
 
 
 def pixels_of(hu, spacing_mm=(1.0, 1.0, 1.0)):
-    return Pixels(np.asarray(hu, dtype=np.int16), spacing_mm, 0)
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2] = spacing_mm
+    affine[3, 3] = 1
+    return Pixels(np.asarray(hu, dtype=np.int16), affine, Landmarks(0, None))
 
 
 def marked(d, h, w):
@@ -126,6 +135,81 @@ def test_a_window_maps_its_ends_to_black_and_white():
     assert row[4] == row[5] == 255
 
 
+def slab_slowly(hu, spacing_mm, plane, index, slab):
+    """Voxel by voxel: every slice whose centre lies within half the slab, then its projection."""
+    axis = ("axial", "coronal", "sagittal").index(plane)
+    across = [n for i, n in enumerate(hu.shape) if i != axis]
+    out = np.empty(across)
+    near = [
+        i for i in range(hu.shape[axis])
+        if abs(i - index) * spacing_mm[axis] <= slab.thickness_mm / 2
+    ]  # fmt: skip
+    for row in range(across[0]):
+        for column in range(across[1]):
+            at = [row, column]
+            seen = [int(hu[(*at[:axis], i, *at[axis:])]) for i in near]
+            value = {"mip": max(seen), "minip": min(seen), "mean": sum(seen) / len(seen)}
+            out[across[0] - 1 - row, across[1] - 1 - column] = value[slab.projection]
+    return out
+
+
+@pytest.mark.parametrize("projection", ["mip", "minip", "mean"])
+@pytest.mark.parametrize(("plane", "n"), [("axial", 9), ("coronal", 7), ("sagittal", 11)])
+@pytest.mark.parametrize("thickness_mm", [0.1, 5.0, 6.0, 14.9, 900.0])
+def test_a_slab_is_the_projection_of_the_slices_around_it(projection, plane, n, thickness_mm):
+    spacing = (2.5, 3.0, 1.5)
+    hu = np.random.default_rng(2).integers(-1000, 1000, (9, 7, 11)).astype(np.int16)
+    slab = Slab(thickness_mm, projection)
+    for index in (0, n // 2, n - 1):
+        cut = cut_slice(pixels_of(hu, spacing), plane, index, slab)
+        expected = slab_slowly(hu, spacing, plane, index, slab)
+        assert np.allclose(cut, expected, atol=1e-3)
+
+
+def test_a_slab_is_drawn_as_its_projection():
+    hu = np.full((6, 8, 10), -1000)
+    hu[1, 7, 9] = 1000
+    assert where_white(render_slice(pixels_of(hu), "axial", 3, WIDE, Slab(4, "mip"))) == [(0, 0)]
+    assert where_white(render_slice(pixels_of(hu), "axial", 3, WIDE, Slab(3, "mip"))) == []
+    assert where_white(render_slice(pixels_of(hu), "axial", 1, WIDE, Slab(4, "minip"))) == []
+
+
+def test_a_slab_without_a_word_is_a_mip():
+    assert find_slab(10) == Slab(10, "mip")
+
+
+def test_without_a_thickness_there_is_no_slab():
+    assert find_slab() is None
+
+
+@pytest.mark.parametrize("slab_mm", [0.0, -5.0, 1000.5, float("nan"), float("inf")])
+def test_a_slab_that_no_body_has_is_refused(slab_mm):
+    with pytest.raises(InputError, match=r"slab of .* mm is out of range: expected") as error:
+        find_slab(slab_mm, "mean")
+    assert error.value.rule == "bad-slab"
+
+
+def test_a_projection_of_nothing_is_refused():
+    with pytest.raises(InputError, match="needs a slab") as error:
+        find_slab(None, "mip")
+    assert error.value.rule == "bad-slab"
+
+
+def test_an_unknown_projection_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownName, match="minip"):
+        find_slab(10, "max")
+
+
+@pytest.mark.parametrize("slab", [None, Slab(4, "mean")])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_hounsfield_units_are_sent_as_they_are_displayed(plane, slab):
+    hu = np.random.default_rng(3).integers(-1000, 1000, (6, 8, 10)).astype(np.int16)
+    pixels = pixels_of(hu, (2.0, 1.0, 1.0))
+    cut = np.rint(cut_slice(pixels, plane, 4, slab))
+    sent = np.frombuffer(gzip.decompress(encode_hu(pixels, plane, 4, slab)), "<i2")
+    assert (sent.reshape(cut.shape) == cut).all()
+
+
 def test_an_enormous_aspect_stays_within_the_largest_picture():
     geometry = plane_geometry((4000, 512, 512), (5.0, 0.5, 0.5), "coronal")
     assert max(geometry.width, geometry.height) == MAX_PIXELS
@@ -142,23 +226,64 @@ def test_values_beyond_int16_and_nan_are_held_within_it():
     assert to_pixels(Volume(stored, np.eye(4))).hu.tolist() == [[[0, 32767, -32768]]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "slope", "intercept"),
+    [("i2", 1, 0), ("i2", 1, -30000), ("u2", 1, -1024), ("u2", 1, -1024.5), ("i2", 0.5, 3),
+     ("i1", 1, 0), ("i4", 1, 7), ("f4", 1, 0), (">i2", 1, 0)],
+)  # fmt: skip
+def test_every_way_of_storing_becomes_what_the_rescale_says(dtype, slope, intercept):
+    info = np.iinfo(dtype) if dtype[-2] != "f" else np.iinfo(np.int32)
+    values = np.random.default_rng(1).integers(info.min, info.max, (3, 5, 4), endpoint=True)
+    stored = values.astype(dtype).transpose(1, 2, 0)[:, ::-1]
+    made = to_pixels(Volume(stored, np.eye(4), slope, intercept)).hu
+    expected = np.rint(stored.astype(np.float64) * slope + intercept).clip(-32768, 32767)
+    assert (made == expected).all()
+    assert made.flags.c_contiguous
+
+
+def test_the_lungs_end_where_they_do():
+    hu = np.full((40, 64, 80), -1000, dtype=np.int16)
+    hu[:, 4:60, 4:76] = 40
+    hu[9:30, 16:48, 12:36] = hu[9:30, 16:48, 44:68] = -800
+    assert find_landmarks(hu).lungs == ((9, 29), (16, 47), (12, 67))
+
+
+def test_a_bubble_in_the_bowel_is_no_lung():
+    hu = np.full((40, 64, 80), 40, dtype=np.int16)
+    hu[:, 0] = hu[:, -1] = -1000
+    hu[20:36, 16:48, 12:68] = -800
+    hu[3, 8:16, 36:40] = -800
+    assert find_landmarks(hu).lungs == ((20, 35), (16, 47), (12, 67))
+
+
+def test_ends_of_lungs_lie_within_the_volume():
+    hu = np.full((8, 62, 63), 40, dtype=np.int16)
+    hu[:, 12:61, 12:62] = -800
+    hu[:, 61:] = hu[:, :, 62:] = 40
+    _, rows, columns = find_landmarks(
+        np.pad(hu, ((0, 0), (0, 3), (0, 2)), constant_values=40)
+    ).lungs
+    assert rows == (12, 63)
+    assert columns == (12, 63)
+
+
 def test_the_key_slice_shows_most_lung():
     hu = np.full((30, 64, 64), 40, dtype=np.int16)
     hu[:, :4] = hu[:, -4:] = -1000
     hu[8:14, 20:44, 12:52] = -800
     hu[11, 16:48, 8:56] = -800
-    assert key_slice(hu) == 11
+    assert find_landmarks(hu).key_slice == 11
 
 
 def test_foam_around_a_limb_is_no_lung():
     hu = np.full((20, 64, 64), -800, dtype=np.int16)  # foam everywhere
     hu[:, 24:40, 24:40] = 40
     hu[15, 20:44, 20:44] = 40
-    assert key_slice(hu) == 15
+    assert find_landmarks(hu).key_slice == 15
 
 
 def test_without_any_difference_the_key_slice_is_the_middle():
-    assert key_slice(np.full((9, 8, 8), -1000, dtype=np.int16)) == 4
+    assert find_landmarks(np.full((9, 8, 8), -1000, dtype=np.int16)) == Landmarks(4, None)
 
 
 @pytest.mark.parametrize("index", [-1, 6])

@@ -138,6 +138,7 @@ class StudyOut(BaseModel):
     spacing_mm: tuple[float, float, float]
     planes: dict[str, PlaneOut]
     report: ReportOut | None
+    translation: str | None = Field(description="English of a report in another language.")
     findings: list[FindingOut]
 
 
@@ -172,11 +173,20 @@ class SearchResponse(BaseModel):
     request_id: str
 
 
+class Lungs(BaseModel):
+    """First and last slice of each plane that shows the lungs; bubbles elsewhere are left out."""
+
+    axial: tuple[int, int]
+    coronal: tuple[int, int]
+    sagittal: tuple[int, int]
+
+
 class KeySlice(BaseModel):
     """Where to begin: the axial slice that shows most of the lungs, or of the body."""
 
     plane: Literal["axial"]
     index: int
+    lungs: Lungs | None = Field(description="By which two studies are laid beside each other.")
 
 
 class FacetsResponse(BaseModel):
@@ -272,6 +282,7 @@ def study_out(study: Study) -> StudyOut:
         spacing_mm=study.spacing_mm,
         planes=planes,
         report=ReportOut(text=report.text, language=report.language) if report else None,
+        translation=study.translation,
         findings=[finding_out(f) for f in study.findings],
     )
 

@@ -23,16 +23,10 @@ from medfinder.search.finder import Finder
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import INDEX_IS_GONE, Refusal
 from medfinder.serve.lanes import Lane
+from medfinder.serve.metrics import Metrics
 from medfinder.serve.schemas import ErrorResponse
-from medfinder.serve.slices import (
-    PixelCache,
-    Pixels,
-    Plane,
-    PngCache,
-    Window,
-    render_slice,
-    to_pixels,
-)
+from medfinder.serve.slices import PixelCache, Pixels, PngCache, to_pixels
+from medfinder.serve.tracing import Tracing
 from medfinder.serve.uploads import unpacked
 from medfinder.volume.read import read_volume
 
@@ -45,11 +39,13 @@ class Service:
 
     def __init__(self, finder: Finder, config: ServeConfig) -> None:
         self.finder = finder
-        self.folder = finder.index.folder
+        self.is_lost = False  # until whoever watches the folder has opened it again
         self.config = config
+        self.metrics = Metrics()
+        self.tracing = Tracing(config.tracing)
         self.n_uploads = 0
         self.pixels = PixelCache(config.pixels_bytes)
-        self.pngs = PngCache(config.pngs_bytes)
+        self.drawn = PngCache(config.pngs_bytes)
         self._studies: OrderedDict[str, tuple[float, Study]] = OrderedDict()
         self._words = Lane("words")
         self._volumes = Lane("volumes")
@@ -62,8 +58,33 @@ class Service:
         Raises:
             Incomplete: The folder or its manifest is gone.
         """
-        if not (self.folder / MANIFEST).is_file():
+        if self.is_lost or not (self.folder / MANIFEST).is_file():
+            self.is_lost = self.config.watch_s > 0
             raise Incomplete(INDEX_IS_GONE)
+
+    @property
+    def folder(self) -> Path:
+        """The index's folder."""
+        return self.finder.index.folder
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Every lane of threads."""
+        return [part for part in vars(self).values() if isinstance(part, Lane)]
+
+    def take(self, finder: Finder) -> None:
+        """Answer from another index from now on; what has begun ends with the one before."""
+        self.finder = finder
+        self._studies.clear()
+        self.is_lost = False
+
+    async def try_out(self, finder: Finder) -> None:
+        """Search an index that is not yet in use, so that its encoders are loaded.
+
+        Raises:
+            MedFinderError: It cannot be searched.
+        """
+        await self._words.run(partial(finder.search, text="chest", k=1))
 
     async def search(self, **query: Any) -> list[Hit]:
         """Search by words, findings or a study, one search at a time."""
@@ -151,35 +172,42 @@ class Service:
             Refusal: 410 when the file is gone, no longer a readable CT, or another one than was
                 indexed.
         """
+        self.metrics.cache("pixels", pixels_key(study) in self.pixels)
         future = self.pixels.get(pixels_key(study), partial(_load, study, self.finder))
         # Shielded: one viewer that leaves must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(future))
 
-    async def draw(self, study: Study, plane: Plane, index: int, window: Window, tag: str) -> bytes:
-        """Return a slice as PNG."""
-        png = self.pngs.get(tag)
-        if png is None:
+    async def draw(self, study: Study, tag: str, draw: Callable[[Pixels], bytes]) -> bytes:
+        """Return what is drawn of a study's voxels, a slice or all of them; kept under `tag`.
+
+        Raises:
+            Refusal: See `load`.
+        """
+        made = self.drawn.get(tag)
+        self.metrics.cache("drawn", made is not None)
+        if made is None:
             pixels = await self.load(study)
-            png = await self._run(self._slices, partial(render_slice, pixels, plane, index, window))
-            self.pngs.put(tag, png)
-        return png
+            made = await self._run(self._slices, partial(draw, pixels))
+            self.drawn.put(tag, made)
+        return made
 
     @property
     def is_working(self) -> bool:
         """Tell whether a thread is at work, for an answer that may no longer be awaited."""
-        lanes = (self._words, self._volumes, self._rows, self._slices)
-        return self.pixels.is_loading or any(lane.is_running for lane in lanes)
+        return self.pixels.is_loading or any(lane.is_running for lane in self.lanes)
 
     def close(self) -> None:
         """Let go of the threads; what waits for one is cancelled."""
         self.pixels.close()
-        for lane in (self._words, self._volumes, self._rows, self._slices):
+        for lane in self.lanes:
             lane.close()
+        self.tracing.close()
 
     async def _run(self, lane: Lane, work: Callable[[], T]) -> T:
         self.check_index()
         try:
-            return await lane.run(work)
+            with self.tracing.span(lane.name):
+                return await lane.run(work)
         except Exception:
             self.check_index()  # it may have vanished meanwhile, which explains any failure
             raise

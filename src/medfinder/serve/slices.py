@@ -25,9 +25,16 @@ from medfinder.volume.volume import Volume
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+Projection = Literal["mip", "minip", "mean"]
+PROJECTIONS: tuple[Projection, ...] = ("mip", "minip", "mean")
 
 MAX_PIXELS = 2048
 """Longest side of a PNG; a slice that would be larger is drawn with coarser pixels."""
+
+MAX_SLAB_MM = 1000.0
+"""Thickest slab; a thicker one than the volume is the whole volume."""
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +55,52 @@ WINDOWS: dict[str, Window] = {
 """The usual presets, in the order in which viewers show them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Several slices seen as one.
+
+    Attributes:
+        thickness_mm: Every voxel is in it whose centre lies within half of this before or behind
+            the slice's own.
+        projection: The greatest value along the normal, the least, or their mean.
+    """
+
+    thickness_mm: float
+    projection: Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Landmarks:
+    """What is known of the body before anybody has looked.
+
+    Attributes:
+        key_slice: Axial index with most lung; without lung, the one with most soft tissue.
+        lungs: First and last voxel of the lungs along (D, H, W); None without lungs.
+    """
+
+    key_slice: int
+    lungs: tuple[Span, Span, Span] | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """A volume as it is kept for slicing.
 
     Attributes:
         hu: (D, H, W) int16 Hounsfield units in `Volume`'s orientation, C-contiguous.
-        spacing_mm: Along (D, H, W).
-        key_slice: Axial index that shows most of the chest, see `key_slice`.
+        affine: (4, 4), maps ``(d, h, w, 1)`` to world millimetres in RAS+, as `Volume`'s does.
+        landmarks: Where the chest is, see `find_landmarks`.
     """
 
     hu: npt.NDArray[np.int16]
-    spacing_mm: tuple[float, float, float]
-    key_slice: int
+    affine: npt.NDArray[np.float64]
+    landmarks: Landmarks
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along (D, H, W)."""
+        d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(d), float(h), float(w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +128,67 @@ class PlaneGeometry:
 def to_pixels(volume: Volume) -> Pixels:
     """Convert a volume to int16 HU, one slice at a time so that no float copy of it is made."""
     hu = np.empty(volume.shape, dtype=np.int16)
-    for out, stored in zip(hu, volume.stored, strict=True):
-        values = stored.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
-        out[:] = np.clip(np.nan_to_num(np.rint(values)), -32768, 32767)
+    stored = volume.stored
+    slope, intercept = volume.slope, volume.intercept
+    if stored.dtype == np.int16 and (slope, intercept) == (1, 0):
+        np.copyto(hu, stored)
+    elif stored.dtype in (np.int16, np.uint16) and slope == 1 and float(intercept).is_integer():
+        for out, values in zip(hu, stored, strict=True):
+            out[:] = np.clip(values.astype(np.int32) + np.int32(intercept), -32768, 32767)
+    else:
+        for out, values in zip(hu, stored, strict=True):
+            floats = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+            out[:] = np.clip(np.nan_to_num(np.rint(floats)), -32768, 32767)
     hu.setflags(write=False)
-    return Pixels(hu, volume.spacing_mm, key_slice(hu))
+    return Pixels(hu, volume.affine, find_landmarks(hu))
 
 
-def key_slice(hu: npt.NDArray[np.int16]) -> int:
-    """Return the axial index with most lung; without lung, the one with most soft tissue.
+def find_landmarks(hu: npt.NDArray[np.int16]) -> Landmarks:
+    """Find the slice to begin with and the ends of the lungs.
 
-    Lung is -950 to -500 HU with tissue on all four sides of it, which leaves out the padding
-    around a body; tissue is -100 to 300 HU. Both are judged on every fourth pixel each way. Ties
-    go to the slice nearest the middle.
+    Lung is -950 to -500 HU with tissue on all four sides of it in its axial slice, which leaves
+    out the padding around a body; tissue is -100 to 300 HU. Both are judged on every fourth pixel
+    each way, so that the ends along H and W are right to within four voxels. The lungs end where
+    a plane holds less than a twentieth of what the plane with most of them holds: a bubble in
+    the bowel is no lung. Ties go to the slice nearest the middle.
+
+    Args:
+        hu: (D, H, W).
     """
     sparse = hu[:, ::4, ::4]
-    body = sparse > -200
-    inside = np.ones_like(body)
-    for axis in (1, 2):
-        inside &= np.logical_or.accumulate(body, axis=axis)
-        inside &= np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
-    score = (inside & (sparse > -950) & (sparse < -500)).mean(axis=(1, 2))
-    if score.max() < 0.03:
-        score = ((sparse > -100) & (sparse < 300)).mean(axis=(1, 2))
+    along = [
+        np.empty((len(hu), n)) for n in sparse.shape[1:]
+    ]  # lung by (slice, row), (slice, column)
+    tissue = np.empty(len(hu))
+    for d, values in enumerate(sparse):  # a slice at a time stays in the processor's cache
+        values = np.ascontiguousarray(values)
+        body = values > -200
+        inside = np.ones_like(body)
+        for axis in (0, 1):
+            inside &= np.logical_or.accumulate(body, axis=axis)
+            inside &= np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
+        lung = inside & (values > -950) & (values < -500)
+        along[0][d], along[1][d] = lung.sum(axis=1), lung.sum(axis=0)
+        tissue[d] = np.count_nonzero((values > -100) & (values < 300))
+    score = along[0].sum(axis=1)
+    lungs = None
+    if score.max() < 0.03 * sparse[0].size:
+        score = tissue
+    else:
+        _, h, w = hu.shape
+        (_, top), (_, right) = rows, columns = [_span(a.sum(axis=0)) for a in along]
+        lungs = (
+            _span(score),
+            (rows[0] * 4, min(top * 4 + 3, h - 1)),
+            (columns[0] * 4, min(right * 4 + 3, w - 1)),
+        )
     best = np.flatnonzero(score == score.max())
-    return int(best[np.abs(best - len(hu) // 2).argmin()])
+    return Landmarks(int(best[np.abs(best - len(hu) // 2).argmin()]), lungs)
+
+
+def _span(amounts: npt.NDArray[np.float64]) -> Span:
+    some = np.flatnonzero(amounts >= amounts.max() / 20)
+    return int(some[0]), int(some[-1])
 
 
 def plane_geometry(
@@ -189,8 +265,68 @@ def find_window(
     return Window(level, width)
 
 
-def render_slice(pixels: Pixels, plane: Plane, index: int, window: Window) -> bytes:
-    """Draw one slice as an 8-bit grey PNG with square pixels.
+def find_slab(slab_mm: float | None = None, projection: str | None = None) -> Slab | None:
+    """Return the slab that is asked for; None for a single slice.
+
+    Without a projection it is "mip".
+
+    Raises:
+        UnknownName: There is no such projection.
+        InputError: A projection of nothing, or a thickness no body has (rule ``bad-slab``).
+    """
+    if projection is not None and projection not in PROJECTIONS:
+        raise UnknownName(unknown("projection", projection, list(PROJECTIONS)))
+    if slab_mm is None:
+        if projection is None:
+            return None
+        raise InputError(
+            "A projection needs a slab: expected its thickness in millimetres. Give slab_mm=10.",
+            rule="bad-slab",
+        )
+    if not 0 < slab_mm <= MAX_SLAB_MM:
+        raise InputError(
+            f"A slab of {slab_mm:g} mm is out of range: expected more than 0 and at most "
+            f"{MAX_SLAB_MM:g} mm. Give slab_mm=10.",
+            rule="bad-slab",
+        )
+    return Slab(slab_mm, next((p for p in PROJECTIONS if p == projection), "mip"))
+
+
+def cut_slice(
+    pixels: Pixels, plane: Plane, index: int, slab: Slab | None = None
+) -> npt.NDArray[np.int16] | npt.NDArray[np.float32]:
+    """Return one slice, or a slab around it, in HU on the volume's own grid, as it is displayed.
+
+    Args:
+        pixels: The volume.
+        plane: Which way to cut.
+        index: Voxel index along the plane's normal; must exist (`check_slice`).
+        slab: None for the slice alone. At the volume's ends a slab is cut off.
+
+    Returns:
+        Axial (H, W), coronal (D, W) or sagittal (D, H), head or front on top, the patient's right
+        on the left: a view for a slice, int16 for mip and minip, float32 for mean.
+    """
+    axis = PLANES.index(plane)
+    cut: npt.NDArray[np.int16] | npt.NDArray[np.float32]
+    if slab is None:
+        cut = np.moveaxis(pixels.hu, axis, 0)[index]
+    else:
+        # The tolerance is for 2 × 2.5 mm that are 4.9999 in a file's floats.
+        reach = int(slab.thickness_mm / 2 / pixels.spacing_mm[axis] + 1e-3)
+        block = np.moveaxis(pixels.hu, axis, 0)[max(0, index - reach) : index + reach + 1]
+        if slab.projection == "mean":
+            cut = block.mean(axis=0, dtype=np.float32)
+        else:
+            cut = (block.max if slab.projection == "mip" else block.min)(axis=0)
+    # Each index pair runs to S, A, R: reversing it puts head or front on top, right on the left.
+    return cut[::-1, ::-1]
+
+
+def render_slice(
+    pixels: Pixels, plane: Plane, index: int, window: Window, slab: Slab | None = None
+) -> bytes:
+    """Draw one slice, or a slab around it, as an 8-bit grey PNG with square pixels.
 
     The coarser axis is interpolated linearly, in HU, with half-voxel alignment, so the PNG covers
     the slice's physical extent to within one pixel.
@@ -200,16 +336,11 @@ def render_slice(pixels: Pixels, plane: Plane, index: int, window: Window) -> by
         plane: Which way to cut.
         index: Voxel index along the plane's normal; must exist (`check_slice`).
         window: HU to grey; below is black, above is white.
+        slab: See `cut_slice`.
     """
     d, h, w = pixels.hu.shape
     geometry = plane_geometry((d, h, w), pixels.spacing_mm, plane)
-    # Each index triple runs to S, A, R: reversing it puts head or front on top, right on the left.
-    if plane == "axial":
-        cut = pixels.hu[index, ::-1, ::-1]
-    elif plane == "coronal":
-        cut = pixels.hu[::-1, index, ::-1]
-    else:
-        cut = pixels.hu[::-1, ::-1, index]
+    cut = cut_slice(pixels, plane, index, slab)
     values = _stretch(cut.astype(np.float32), geometry.height, axis=0)
     values = _stretch(values, geometry.width, axis=1)
     values -= np.float32(window.level - window.width / 2)
@@ -217,6 +348,12 @@ def render_slice(pixels: Pixels, plane: Plane, index: int, window: Window) -> by
     np.clip(values, 0, 255, out=values)
     np.rint(values, out=values)
     return encode_png(values.astype(np.uint8))
+
+
+def encode_hu(pixels: Pixels, plane: Plane, index: int, slab: Slab | None = None) -> bytes:
+    """Return what `cut_slice` does as gzipped little-endian int16, rows from the top."""
+    cut = np.rint(cut_slice(pixels, plane, index, slab))
+    return bytes(isal_zlib.compress(np.ascontiguousarray(cut, dtype="<i2").data, 1, wbits=31))
 
 
 def encode_png(grey: npt.NDArray[np.uint8]) -> bytes:
@@ -316,6 +453,11 @@ class PngCache:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        return self._size
 
     def put(self, key: str, png: bytes) -> None:
         """Keep a PNG, at the price of the least recently used."""

@@ -125,15 +125,29 @@ def write_nifti(volume: Volume, path: str | os.PathLike[str], level: int = 1) ->
     Raises:
         InputError: Another suffix, or an axis longer than NIfTI-1 can tell.
     """
-    import deflate
-    import nibabel
-
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(
             f"The suffix {path.suffix!r} is not NIfTI's. Name the file .nii or .nii.gz.",
             rule="bad-suffix",
         )
+    data = encode_nifti(volume, level if path.name.endswith(".gz") else 0)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def encode_nifti(volume: Volume, level: int = 1) -> bytes:
+    """Return a volume as the bytes of a NIfTI-1 file in RAS+ order, see `write_nifti`.
+
+    Args:
+        level: Of gzip compression, 1 to 12; 0 for none.
+
+    Raises:
+        InputError: An axis is longer than NIfTI-1 can tell.
+    """
+    import deflate
+    import nibabel
+
     if max(volume.shape) > 32767:
         raise InputError(
             f"An axis of {max(volume.shape)} voxels is too long for NIfTI-1 (32767). "
@@ -154,10 +168,9 @@ def write_nifti(volume: Volume, path: str | os.PathLike[str], level: int = 1) ->
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     data: Any = b"".join((header.binaryblock, bytes(4), stored.tobytes()))
-    if path.name.endswith(".gz"):
+    if level:
         data = deflate.gzip_compress(data, level)  # libdeflate writes MTIME 0 and no name
-    with atomic_write(path) as file:
-        file.write(data)
+    return bytes(data)
 
 
 @contextlib.contextmanager
