@@ -18,9 +18,11 @@ from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.search.finder import Finder
 from medfinder.serve.app import create_app
+from medfinder.serve.database import Database
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.preprocess import PreprocessConfig
 from medfinder.volume.volume import Volume
+from stubs import postgres
 
 REPORTS = (
     "There is a solid nodule in the right upper lobe. No pleural effusion.",
@@ -150,3 +152,24 @@ def own_finder(index_folder, tmp_path):
 def client(finder):
     with TestClient(create_app(finder)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres_url():
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request, tmp_path):
+    """Where a new database is to be: a file, or a URL of a real server."""
+    if request.param == "sqlite":
+        return tmp_path / "idx.service.sqlite"
+    return postgres.new_database(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def database(where):
+    database = Database.open(where)
+    yield database
+    database.close()

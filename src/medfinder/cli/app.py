@@ -8,6 +8,7 @@ import typer
 
 import medfinder
 from medfinder.cli import (
+    audit,
     benchmark,
     card,
     curate,
@@ -67,6 +68,7 @@ for module in (
     search,
     benchmark,
     serve,
+    audit,
     encode,
     findings,
     translate,
