@@ -141,6 +141,36 @@ class Embedder:
         assert regions is not None
         return regions
 
+    def check_contributions(self) -> None:
+        """Refuse an encoder that cannot tell what each region adds to a volume's vector.
+
+        Raises:
+            InputError: Rule ``no-explanation``.
+        """
+        if self.info.n_regions is None or not hasattr(self.encoder, "contributions"):
+            raise InputError(
+                f"The encoder {self.info.name!r} cannot tell what the parts of a CT add to its "
+                "vector. Use one that can, such as 'medfinder'.",
+                rule="no-explanation",
+            )
+
+    def contributions(self, features: npt.NDArray[np.float16], vectors: Vector) -> Vector:
+        """Say what each region of a volume adds to its cosine with each vector.
+
+        Args:
+            features: (n_regions, F), as `region_features` returned them.
+            vectors: (T, dim), of the space of the volumes.
+
+        Returns:
+            (T, n_regions) float32.
+
+        Raises:
+            InputError: As `check_contributions`.
+        """
+        self.check_contributions()
+        told: Vector = self.encoder.contributions(features[None], vectors)[0]  # type: ignore[attr-defined]
+        return told
+
     def embed_volumes(
         self, items: Iterable[tuple[str, VolumeSource]], on_error: OnError | None = None
     ) -> Embeddings:

@@ -34,9 +34,12 @@ FACETS = (
     "findings_present",
     "findings_absent",
     "findings_uncertain",
+    "findings_placed",
 )
 """Columns a filter (``where``) may name, in the order messages list them."""
 
+ANY_FINDING = "any finding"
+"""Stands in ``findings_placed`` for every finding."""
 _ROW_GROUP = 1_000
 _FINDING = tuple(f.name for f in dataclasses.fields(Finding))
 
@@ -46,7 +49,9 @@ def schema() -> Any:
 
     ``spacing_mm_*`` are millimetres; ``shape`` is (D, H, W) and ``n_slices`` its first; ``age`` is
     in years; ``study_date`` an ISO date as text, so that it compares as a date does; ``findings_*``
-    are names, each once, in order of appearance. ``report_text`` is null for a study without report.
+    are names, each once, in order of appearance; ``findings_placed`` says of each affirmed finding
+    its side and its location, each by itself ("nodule, right", "nodule, upper lobe"), and of all
+    together ("any finding, right"). ``report_text`` is null for a study without report.
     """
     import pyarrow as pa
 
@@ -76,6 +81,7 @@ def schema() -> Any:
             pa.field("findings_present", names),
             pa.field("findings_absent", names),
             pa.field("findings_uncertain", names),
+            pa.field("findings_placed", names),
             pa.field("sex", text),
             pa.field("age", pa.int32()),
             pa.field("study_date", text),
@@ -111,6 +117,7 @@ def to_row(study: Study) -> dict[str, Any]:
         "findings_present": _names(study, "present"),
         "findings_absent": _names(study, "absent"),
         "findings_uncertain": _names(study, "uncertain"),
+        "findings_placed": _placed(study),
         "sex": study.sex,
         "age": study.age,
         "study_date": study.study_date,
@@ -243,7 +250,8 @@ def read_studies(path: Path) -> list[Study]:
         Mismatch: It is no Parquet file, or lacks a column of `schema`.
     """
     table = open_table(path).read()
-    missing = sorted(set(schema().names) - set(table.column_names))
+    derived = {"findings_placed"}  # made from ``findings``; older tables lack it
+    missing = sorted(set(schema().names) - derived - set(table.column_names))
     if missing:
         raise Mismatch(
             f"{path.name} lacks the columns {', '.join(missing)}: another version of MedFinder "
@@ -310,3 +318,16 @@ def read_rejections(path: Path) -> list[Rejection]:
 
 def _names(study: Study, status: str) -> list[str]:
     return list(dict.fromkeys(f.name for f in study.findings if f.status == status))
+
+
+def _placed(study: Study) -> list[str]:
+    """Return what ``findings_placed`` holds; see `schema`."""
+    places = [
+        (finding.name, place)
+        for finding in study.findings
+        if finding.status == "present"
+        for place in (finding.laterality, finding.location)
+        if place
+    ]
+    each = [f"{name}, {place}" for name, place in places]
+    return list(dict.fromkeys([*each, *(f"{ANY_FINDING}, {place}" for _, place in places)]))

@@ -7,6 +7,7 @@ import medfinder
 from medfinder.embed import Embedder
 from medfinder.errors import Incomplete, InputError, Mismatch, UnknownName
 from medfinder.records import Hit
+from medfinder.search import rankers
 from medfinder.search.finder import Finder
 from medfinder.volume.read import read_volume
 from stubs.encoders import GridEncoder
@@ -166,9 +167,8 @@ def test_a_query_that_only_denies_puts_those_that_affirm_last(finder: Finder) ->
 def test_the_findings_of_a_large_index_rank_only_what_others_brought(
     finder: Finder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medfinder.search import finder as module
 
-    monkeypatch.setattr(module, "_SCORED", 0)
+    monkeypatch.setattr(rankers, "_SCORED", 0)
     hits = finder.search("nodule in the right upper lobe", k=9)
     assert hits[0].study_id == "s3"
     assert all({"bm25", "report"} & set(h.why.parts) for h in hits if "findings" in h.why.parts)
@@ -204,3 +204,84 @@ def test_what_a_query_cannot_be_compared_by_is_said(finder: Finder) -> None:
         finder.search("left pleural effusion", by="volume")
     with pytest.raises(UnknownName, match=r"Unknown ranker 'volumes'\. Did you mean 'volume'"):
         finder.search("left pleural effusion", by="volumes")
+
+
+def test_without_leaves_out_what_is_affirmed_and_keeps_what_is_not_told(finder: Finder) -> None:
+    kept = ids(finder.search("lung", without="pleural effusion", k=9))
+    assert not {"s1", "s2", "s5", "s8"} & set(kept)
+    assert {"s3", "s4", "s6"} <= set(ids(finder.search(study_id="s1", without="derrame", k=9)))
+
+
+def test_without_includes_the_kinds_of_a_finding(finder: Finder) -> None:
+    assert not {"s3", "s4"} & set(ids(finder.search(study_id="s1", without=["nodule"], k=9)))
+
+
+def test_a_liked_study_draws_those_like_it(finder: Finder) -> None:
+    before = ids(finder.search(study_id="s3", by="volume", k=9))
+    after = ids(finder.search(study_id="s3", like=["s1"], by="volume", k=9))
+    assert after.index("s5") < before.index("s5")
+
+
+def test_an_unliked_study_is_no_hit_and_drives_away_those_like_it(finder: Finder) -> None:
+    before = ids(finder.search(study_id="s3", by="volume", k=9))
+    after = ids(finder.search(study_id="s3", unlike=["s1"], by="volume", k=9))
+    assert "s1" not in after
+    assert len(after) == len(before) - 1
+    assert after[-1] == "s5"
+
+
+def test_liked_studies_alone_are_a_query(finder: Finder) -> None:
+    assert set(ids(finder.search(like=["s1"], by="volume", k=2))) == {"s1", "s5"}
+
+
+def test_an_unknown_liked_study_is_named(finder: Finder) -> None:
+    with pytest.raises(UnknownName, match="s99"):
+        finder.search("nodule", like=["s99"])
+
+
+def test_pages_follow_each_other(finder: Finder) -> None:
+    whole = finder.search("left pleural effusion", k=9)
+    pages = [
+        h for at in range(0, 9, 2) for h in finder.search("left pleural effusion", k=2, offset=at)
+    ]
+    assert ids(pages) == ids(whole)
+    assert [h.rank for h in pages] == [h.rank for h in whole]
+
+
+def test_pages_beyond_the_hundredth_hit_repeat_nothing(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rankers, "_DEPTH", 3)
+    whole = ids(finder.search("left pleural effusion", k=9))
+    assert len(whole) == len(set(whole)) > 3
+    assert whole[:3] == ids(finder.search("left pleural effusion", k=3))
+
+
+@pytest.mark.parametrize(("k", "offset"), [(10, -1), (10, 991), (1, 1000)])
+def test_an_offset_out_of_range_is_refused(finder: Finder, k: int, offset: int) -> None:
+    with pytest.raises(InputError, match="offset must lie"):
+        finder.search("nodule", k=k, offset=offset)
+
+
+def test_hits_can_be_put_in_the_order_of_age(finder: Finder) -> None:
+    ages = [h.study.age for h in finder.search(keyword="pleural effusion", sort="age")]
+    assert ages == [45, 60, 61, 70]
+    assert ids(finder.search(keyword="pleural effusion", sort="-age", k=1)) == ["s2"]
+
+
+def test_hits_without_a_date_keep_their_order(finder: Finder) -> None:
+    plain = ids(finder.search("left pleural effusion", k=9))
+    assert ids(finder.search("left pleural effusion", k=9, sort="date")) == plain
+
+
+def test_an_unknown_order_lists_the_known(finder: Finder) -> None:
+    with pytest.raises(UnknownName, match="-date"):
+        finder.search("nodule", sort="size")
+
+
+def test_side_and_place_of_a_finding_are_facets(finder: Finder) -> None:
+    where = "array_has(findings_placed, 'pleural effusion, left')"
+    assert set(ids(finder.search(keyword="pleural effusion", where=where))) == {"s1", "s5"}
+    counts = finder.index.facets("findings_placed")
+    assert counts["any finding, left"] == 3
+    assert counts["nodule, upper lobe"] == 1

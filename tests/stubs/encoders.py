@@ -42,6 +42,14 @@ class GridEncoder:
     def pool_regions(self, regions: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
         return regions[..., 0].astype(np.float32)
 
+    def contributions(
+        self, regions: npt.NDArray[np.float16], texts: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        # Region r is the vector's number r, and nothing else.
+        vectors = regions[..., 0].astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors[:, None, :] * texts[None]
+
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         # "dense left" is the place of dense voxels on the left: w grows to the right.
         rows = []

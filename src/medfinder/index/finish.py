@@ -33,7 +33,7 @@ _TREES = (
     "spacing_mm_h",
     "spacing_mm_w",
 )
-_LISTS = ("findings_present", "findings_absent", "findings_uncertain")
+_LISTS = ("findings_present", "findings_absent", "findings_uncertain", "findings_placed")
 _STALE = 0.1  # share of rows outside an index above which it is rebuilt, not extended
 _SMALL = 100_000  # up to this many rows the text index is always built anew: seconds
 _PAUSES_S = (0.1, 0.5, 2.0, 5.0)

@@ -4,7 +4,7 @@ The one way to search: the command line, the service and the benchmark all come 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,39 +19,31 @@ from medfinder.errors import Incomplete, InputError, UnknownName
 from medfinder.index.store import Index
 from medfinder.index.where import check_where, literal
 from medfinder.model.encoder import EncoderEntry, encoders, find_encoder
-from medfinder.records import Finding, Hit, Study, Why
+from medfinder.records import Hit, Study, Why
 from medfinder.registry import unknown
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.report.sentences import sentences
 from medfinder.report.vocabulary import vocabulary
+from medfinder.search import regions
 from medfinder.search.explain import matched_sentences, matched_terms, query_terms
-from medfinder.search.hybrid import reciprocal_rank_fusion
 from medfinder.search.question import read_question
+from medfinder.search.rankers import (
+    MAX_K,
+    SORTS,
+    Parts,
+    Query,
+    Rankers,
+    Ranking,
+    check_rankers,
+    with_kinds,
+)
+from medfinder.search.refine import WEIGHTS, refined
+from medfinder.search.regions import Box, Heat, RegionFeatures
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.volume import Volume
 
-MAX_K = 1000
-RANKERS = ("volume", "joint", "report", "bm25", "findings")
-"""What a query may be compared with: CTs, the reports' places in the CTs' space, the reports' places
-in the sentence encoder's space, their words, and the findings read from them."""
-_SCORED = 2000  # up to this many studies with a wanted finding are all compared, one by one
 _EXPLAINED, _SENTENCES = 10, 2  # hits of a CT whose sentences are compared with it, and how many
-_DEPTH = 100  # how far each ranker is read before fusing; measured recall hardly grows beyond
-
-Ranking = list[tuple[str, float]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Query:
-    """What is asked, in the forms that rankers understand."""
-
-    text: str = ""
-    keywords: tuple[str, ...] = ()
-    wanted: tuple[Finding, ...] = ()
-    volume_vector: npt.NDArray[np.float32] | None = None
-    report_vector: npt.NDArray[np.float32] | None = None
-    joint_vector: npt.NDArray[np.float32] | None = None  # compared with reports' places there
 
 
 class Finder:
@@ -68,6 +60,7 @@ class Finder:
 
     def __init__(self, index: Index, encoders: Mapping[str, Embedder] | None = None) -> None:
         self.index = index
+        self._rankers = Rankers(index)
         self._encoders = dict(encoders or {})
         for stream, embedder in self._encoders.items():
             index.check_model(stream, embedder.model_id)
@@ -80,15 +73,21 @@ class Finder:
         report: str | None = None,
         keyword: str | Sequence[str] | None = None,
         study_id: str | None = None,
+        place: npt.NDArray[np.float32] | None = None,
+        like: Sequence[str] = (),
+        unlike: Sequence[str] = (),
+        without: str | Sequence[str] | None = None,
         k: int = 10,
+        offset: int = 0,
+        sort: str = "score",
         where: str | None = None,
         exclude_same_patient: bool = True,
         by: str | Sequence[str] | None = None,
     ) -> list[Hit]:
         """Return the `k` studies that match best, best first.
 
-        Give one of `text`, `volume`, `report` and `study_id`; `keyword` may stand alone or
-        narrow any of them.
+        Give one of `text`, `volume`, `report`, `study_id` and `place`; `keyword` and `like` may
+        stand alone or narrow any of them.
 
         Args:
             text: A sentence, in English or Spanish; "nodule without effusion" asks for the one
@@ -99,7 +98,14 @@ class Finder:
             keyword: Findings that a hit's report must affirm; "no effusion" in a report is not
                 an effusion. A finding includes its kinds: "nodule" finds "multiple nodules".
             study_id: More like this study of the index.
-            k: 1 to 1000.
+            place: A vector of the volumes' space, as `place_of` and `region_place` return it.
+            like: Studies of the index that are right: hits are to resemble them too.
+            unlike: Studies that are wrong: hits are to differ from them, and they are no hits.
+            without: Findings that a hit's report must not affirm; a study without a report passes.
+            k: 1 to 1000, together with `offset`.
+            offset: Hits to leave out: those of the pages before.
+            sort: One of `SORTS`. By date or age, the hundred best (of keywords alone: all that
+                affirm them, up to a thousand) are put in that order, those without one last.
             where: SQL condition over the index's facets, such as ``"sex = 'F' AND age >= 50"``.
             exclude_same_patient: With `study_id`, leave out all studies of its patient.
             by: Compare by these `RANKERS` alone; None for all that the query allows. By "volume"
@@ -108,9 +114,11 @@ class Finder:
         Raises:
             InputError: No query or several, a `k` out of range, a `where` that is not SQL over
                 the facets, or a query that the index has no vectors for.
-            UnknownName: A keyword outside the vocabulary, no such study, or no such ranker.
+            UnknownName: A keyword outside the vocabulary, no such study, ranker or order.
         """
-        by = _rankers(by)
+        by = check_rankers(by)
+        if sort not in SORTS:
+            raise UnknownName(unknown("order", sort, list(SORTS)))
         given = [
             n
             for n, v in (
@@ -118,33 +126,123 @@ class Finder:
                 ("volume", volume),
                 ("report", report),
                 ("study_id", study_id),
+                ("place", place),
             )
             if v is not None
         ]
         if len(given) > 1:
             raise InputError(f"Give one query, got {len(given)}: {', '.join(given)}.")
         keywords = _keywords(keyword)
-        if not given and not keywords:
+        if not given and not keywords and not like:
             raise InputError("Give a query: a text, a keyword, a report, a volume or a study.")
         if not 1 <= k <= MAX_K:
             raise InputError(f"k must lie between 1 and {MAX_K}, got {k}.")
+        if not 0 <= offset <= MAX_K - k:
+            raise InputError(
+                f"offset must lie between 0 and {MAX_K} less k, got {offset} with k = {k}. "
+                "Narrow the query to see others."
+            )
         text, where = _storable(text), _storable(where)
         where = None if where is None else check_where(where)
         if volume is not None:
             query = self._volume_query(volume)
         elif study_id is not None:
             query, where = self._study_query(study_id, where, exclude_same_patient)
+        elif place is not None:
+            query = self._place_query(place)
         elif report is not None:
             query = self._report_query(report)
         elif text is not None:
             query = self._text_query(text)
-        elif by is not None and "findings" not in by:
-            query = self._text_query(" ".join(f"{name.capitalize()}." for name in keywords))
+        elif keywords and by is not None and "findings" not in by:
+            query = self._text_query(" ".join(map(_sentence, keywords)))
             keywords = ()  # asked, not required of the reports
         else:
-            query = _Query()
+            query = Query()
         query = dataclasses.replace(query, keywords=keywords)
-        return self._rank(query, k, self._narrow(where, keywords), by)
+        if like or unlike:
+            is_words = text is not None or report is not None or not given
+            query = self._refine(query, like, unlike, WEIGHTS["words" if is_words else "ct"])
+        where = self._narrow(where, keywords, _keywords(without), unlike)
+        ranking, parts = self._rankers.rank(query, offset + k, where, by)
+        if sort != "score":
+            ranking = self._rankers.sorted(query, ranking, where, by, sort)
+        return self._hits(query, ranking[offset : offset + k], parts, offset)
+
+    def place_of(
+        self,
+        text: str | None = None,
+        *,
+        report: str | None = None,
+        keyword: str | Sequence[str] | None = None,
+        study_id: str | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return where in the volumes' space a CT would lie that answers: what `explain` asks.
+
+        Args:
+            text: As in `search`, as are the others; one of them.
+
+        Returns:
+            (dim,) of length 1.
+
+        Raises:
+            InputError: None is given, or this index has no such place: of a text where the volume
+                encoder does not read text, of a study without a volume (rule ``no-explanation``).
+            UnknownName: A keyword outside the vocabulary, or no such study.
+        """
+        if study_id is not None:
+            place = self._stored("volume", study_id)
+        else:
+            words = text if text is not None else report
+            if words is None:
+                words = " ".join(_sentence(name) for name in _keywords(keyword))
+            if not words.strip():
+                raise InputError("Give a query: a text, a keyword, a report or a study.")
+            place = self._place(words, is_report=text is None and report is not None)
+        if place is None:
+            raise InputError(
+                "This query has no place among this index's CTs. Index with an encoder that reads "
+                "text too, such as 'medfinder', or ask by a study that has a volume.",
+                rule="no-explanation",
+            )
+        return place
+
+    def read_regions(self, volume: Volume) -> RegionFeatures:
+        """Encode a volume by region, for `explain` and `region_place`.
+
+        Raises:
+            InputError: The encoder cannot tell regions' parts (rule ``no-explanation``).
+        """
+        return regions.read_regions(volume, self._volume_embedder())
+
+    def explain(self, features: RegionFeatures, place: npt.NDArray[np.float32]) -> Heat:
+        """Map where a volume resembles what is asked; see `medfinder.search.regions`."""
+        return regions.explain(features, place, self._volume_embedder())
+
+    def region_place(self, features: RegionFeatures, box: Box) -> npt.NDArray[np.float32]:
+        """Return the query that a part of a CT makes, (dim,).
+
+        Raises:
+            InputError: The part is empty or lies outside of what the encoder sees.
+        """
+        return regions.region_place(features, box, self._volume_embedder())
+
+    def embed_volume(self, volume: Volume) -> npt.NDArray[np.float32]:
+        """Return a CT's vector, (dim,), for `search` by `place`.
+
+        Raises:
+            InputError: The index has no volume vectors, or the volume cannot be encoded.
+        """
+        return self._volume_embedder().embed_volume(volume)
+
+    def over(self, index: Index) -> "Finder":
+        """Return a finder over another index, with the encoders loaded here that made its vectors."""
+        ours = {
+            stream: embedder
+            for stream, embedder in self._encoders.items()
+            if index.model_ids.get(stream) == embedder.model_id
+        }
+        return Finder(index, ours)
 
     @cached_property
     def check(self) -> CheckConfig:
@@ -158,33 +256,30 @@ class Finder:
 
     # -- queries -----------------------------------------------------------------
 
-    def _text_query(self, text: str) -> _Query:
+    def _text_query(self, text: str) -> Query:
         if not text.strip():
             raise InputError("The query is empty. Write a sentence or a finding.")
-        return _Query(
+        return Query(
             text=text,
             wanted=extract_findings(text),
             report_vector=self._embed_text("report", text),
             volume_vector=self._place(text),
         )
 
-    def _report_query(self, report: str) -> _Query:
+    def _report_query(self, report: str) -> Query:
         parsed = parse_report(report)
-        return _Query(
+        return Query(
             text=parsed.text,
             wanted=extract_findings(parsed),
             report_vector=self._embed_text("report", parsed.text),
             volume_vector=self._place(parsed.text, is_report=True),
         )
 
-    def _volume_query(self, volume: Volume) -> _Query:
-        embedder = self._embedder("volume")
-        if embedder is None:
-            raise InputError(
-                "This index has no volume vectors. Build one with 'medfinder index --encoder NAME'."
-            )
-        vector = embedder.embed_volume(volume)
-        return _Query(volume_vector=vector, joint_vector=self._in_joint(vector))
+    def _volume_query(self, volume: Volume) -> Query:
+        return self._place_query(self._volume_embedder().embed_volume(volume))
+
+    def _place_query(self, place: npt.NDArray[np.float32]) -> Query:
+        return Query(volume_vector=place, joint_vector=self._in_joint(place))
 
     def _in_joint(self, vector: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
         """Return a volume's vector where reports can be compared with it, else None."""
@@ -192,7 +287,7 @@ class Finder:
 
     def _study_query(
         self, study_id: str, where: str | None, exclude_same_patient: bool
-    ) -> tuple[_Query, str | None]:
+    ) -> tuple[Query, str | None]:
         (study,) = self.index.studies([study_id])
         excluded = (
             f"patient_id != {literal(study.patient_id)}"
@@ -200,7 +295,7 @@ class Finder:
             else f"study_id != {literal(study_id)}"
         )
         vector = self._stored("volume", study_id)
-        query = _Query(
+        query = Query(
             text=study.words,
             wanted=tuple(study.findings),
             volume_vector=vector,
@@ -215,7 +310,37 @@ class Finder:
         (vector,) = self.index.vectors(stream, [study_id])
         return vector
 
+    def _refine(
+        self,
+        query: Query,
+        like: Sequence[str],
+        unlike: Sequence[str],
+        weights: tuple[float, float],
+    ) -> Query:
+        """Move the query's vectors; where it has none, the liked studies are the query."""
+        moved: dict[str, npt.NDArray[np.float32] | None] = {}
+        for stream in ("volume", "report"):
+            near, far = self._stored_of(stream, like), self._stored_of(stream, unlike)
+            place = query.volume_vector if stream == "volume" else query.report_vector
+            moved[f"{stream}_vector"] = refined(place, near, far, weights)
+        if query.joint_vector is not None:
+            moved["joint_vector"] = self._in_joint(moved["volume_vector"])
+        return dataclasses.replace(query, **moved)  # type: ignore[arg-type]
+
+    def _stored_of(self, stream: str, ids: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        if not ids or stream not in self.index.model_ids:
+            return []
+        return [v for v in self.index.vectors(stream, list(ids)) if v is not None]
+
     # -- encoders ----------------------------------------------------------------
+
+    def _volume_embedder(self) -> Embedder:
+        embedder = self._embedder("volume")
+        if embedder is None:
+            raise InputError(
+                "This index has no volume vectors. Build one with 'medfinder index --encoder NAME'."
+            )
+        return embedder
 
     def _embedder(self, stream: str) -> Embedder | None:
         if stream not in self.index.model_ids:
@@ -275,51 +400,26 @@ class Finder:
 
     # -- ranking -----------------------------------------------------------------
 
-    def _narrow(self, where: str | None, keywords: tuple[str, ...]) -> str | None:
+    def _narrow(
+        self,
+        where: str | None,
+        keywords: tuple[str, ...],
+        without: tuple[str, ...],
+        unlike: Sequence[str],
+    ) -> str | None:
         parts = [f"({where})"] if where else []
         for name in keywords:
-            kinds = ", ".join(literal(n) for n in _with_kinds([name]))
+            kinds = ", ".join(literal(n) for n in with_kinds([name]))
             parts.append(f"array_has_any(findings_present, [{kinds}])")
+        if without:
+            kinds = ", ".join(literal(n) for n in with_kinds(without))
+            parts.append(f"(array_has_any(findings_present, [{kinds}]) IS NOT TRUE)")
+        if unlike:
+            parts.append(f"study_id NOT IN ({', '.join(map(literal, unlike))})")
         return " AND ".join(parts) or None
 
-    def _rank(
-        self, query: _Query, k: int, where: str | None, by: tuple[str, ...] | None = None
-    ) -> list[Hit]:
-        depth = max(_DEPTH, k)
-        rankers: dict[str, Callable[[], Ranking]] = {}
-        if query.text:
-            rankers["bm25"] = lambda: self.index.search_text(query.text, depth, where)
-        if query.report_vector is not None:
-            vector = query.report_vector
-            rankers["report"] = lambda: self.index.search_vector("report", vector, depth, where)
-        if query.volume_vector is not None:
-            place = query.volume_vector
-            rankers["volume"] = lambda: self.index.search_vector("volume", place, depth, where)
-        if query.joint_vector is not None:
-            ours = query.joint_vector
-            rankers["joint"] = lambda: self.index.search_vector("joint", ours, depth, where)
-        rankings = {name: rank() for name, rank in rankers.items() if by is None or name in by}
-        if query.wanted and (by is None or "findings" in by):
-            others = {i for ranking in rankings.values() for i, _ in ranking}
-            rankings["findings"] = self._rank_findings(query.wanted, others, depth, where)
-        if not rankings and by is not None and not (query.keywords and "findings" in by):
-            able = [*rankers, *(["findings"] if query.wanted else [])]
-            raise InputError(
-                f"This query cannot be compared by {' or '.join(by)} in this index, but by "
-                f"{', '.join(able) or 'nothing'}. A text finds CTs where their encoder reads text "
-                "too, such as 'medfinder'."
-            )
-        if not rankings:  # keywords alone
-            names = _with_kinds(query.keywords)
-            affirming = self.index.search_findings(names, k=depth, where=where)
-            rankings["findings"] = [(i, 1.0) for i, _ in affirming]  # `where` asks for every one
-        if len(rankings) == 1:
-            ((_, fused),) = rankings.items()
-        else:
-            fused = reciprocal_rank_fusion({n: [i for i, _ in r] for n, r in rankings.items()})
-        fused = fused[:k]
-        parts = {name: dict(ranking) for name, ranking in rankings.items()}
-        studies = {s.study_id: s for s in self.index.studies([i for i, _ in fused])}
+    def _hits(self, query: Query, ranking: Ranking, parts: Parts, offset: int) -> list[Hit]:
+        studies = {s.study_id: s for s in self.index.studies([i for i, _ in ranking])}
         hits = [
             Hit(
                 rank=rank,
@@ -332,7 +432,7 @@ class Finder:
                 ),
                 study=studies[study_id],
             )
-            for rank, (study_id, score) in enumerate(fused, start=1)
+            for rank, (study_id, score) in enumerate(ranking, start=offset + 1)
             if study_id in studies
         ]
         if query.joint_vector is not None:
@@ -360,32 +460,6 @@ class Finder:
                 hit, why=dataclasses.replace(hit.why, sentences=tuple(nearest))
             )
 
-    def _rank_findings(
-        self, wanted: Iterable[Finding], others: set[str], depth: int, where: str | None
-    ) -> Ranking:
-        """Rank by agreement of findings: affirmed ones sought, denied ones shunned.
-
-        Ranked are all studies that affirm or suspect a wanted finding while those are few;
-        otherwise, and for what is only shunned, the `others` that the other rankers brought.
-        """
-        present = tuple(f for f in wanted if f.status != "absent")
-        absent = tuple(dict.fromkeys(f.name for f in wanted if f.status == "absent"))
-        ids = set(others)
-        if present:
-            names = ", ".join(literal(name) for name in _with_kinds(f.name for f in present))
-            asked = (
-                f"(array_has_any(findings_present, [{names}])"
-                f" OR array_has_any(findings_uncertain, [{names}]))"
-            )
-            asked = f"{asked} AND ({where})" if where else asked
-            if self.index.count(asked) <= _SCORED:
-                ids |= set(self.index.ids(asked))
-        found = self.index.findings(sorted(ids)) if ids else {}
-        scored = [(i, _agreement(present, absent, has)) for i, has in found.items()]
-        if present:  # what agrees in nothing is no answer; for a query that only shuns, it is
-            scored = [(i, score) for i, score in scored if score > 0]
-        return sorted(scored, key=lambda item: (-item[1], item[0]))[:depth]
-
 
 def open_index(folder: str | Path) -> Finder:
     """Open the index that ``medfinder index`` wrote to `folder`, ready to search.
@@ -397,18 +471,12 @@ def open_index(folder: str | Path) -> Finder:
     return Finder(Index.open(Path(folder)))
 
 
+def _sentence(finding: str) -> str:
+    return f"{finding.capitalize()}."
+
+
 def _affirms(sentence: str) -> bool:
     return any(finding.status == "present" for finding in extract_findings(sentence))
-
-
-def _rankers(by: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if by is None:
-        return None
-    names = (by,) if isinstance(by, str) else tuple(by)
-    for name in names:
-        if name not in RANKERS:
-            raise UnknownName(unknown("ranker", name, list(RANKERS)))
-    return names or None
 
 
 def _storable(text: str | None) -> str | None:
@@ -423,47 +491,7 @@ def _keywords(keyword: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(vocabulary().resolve(word) for word in words))
 
 
-def _with_kinds(names: Iterable[str]) -> list[str]:
-    """Return the findings and all their kinds, sorted."""
-    known = vocabulary()
-    return sorted({kind for name in names for kind in (name, *known.descendants(name))})
-
-
-def _agreement(
-    present: Iterable[Finding], absent: Iterable[str], findings: Iterable[Finding]
-) -> float:
-    """Return how well a study's findings answer the wanted ones, about -1 to 1.
-
-    A wanted finding counts 1 when affirmed and ½ when uncertain; ¼ is added or taken for a side
-    or place that agrees or contradicts; a shunned finding that is affirmed counts -1. The sum is
-    divided by the number asked for.
-    """
-    by_name: dict[str, list[Finding]] = {}
-    for finding in findings:
-        for name in (finding.name, *vocabulary().ancestors(finding.name)):
-            by_name.setdefault(name, []).append(finding)
-    total, n = 0.0, 0
-    for want in present:
-        n += 1
-        best = 0.0
-        for have in by_name.get(want.name, ()):
-            if have.status == "absent":
-                continue
-            score = 1.0 if have.status == "present" else 0.5
-            for asked, got in ((want.laterality, have.laterality), (want.location, have.location)):
-                if asked and got:
-                    agrees = asked == got or "bilateral" in (asked, got)
-                    score += 0.25 if agrees else -0.25
-            best = max(best, score)
-        total += best
-    for name in absent:
-        n += 1
-        if any(f.status == "present" for f in by_name.get(name, ())):
-            total -= 1.0
-    return total / n
-
-
-def _why(query: _Query, study: Study, parts: Mapping[str, float]) -> Why:
+def _why(query: Query, study: Study, parts: Mapping[str, float]) -> Why:
     names = {f.name for f in query.wanted if f.status != "absent"} | set(query.keywords)
     wide = names | {n for name in names for n in vocabulary().descendants(name)}
     found = [f for f in study.findings if f.status == "present" and f.name in wide]
