@@ -33,8 +33,10 @@ from medfinder.serve import page_routes, review_routes, search_routes, status_ro
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import answer
 from medfinder.serve.guard import Guard
+from medfinder.serve.metrics import Observed
 from medfinder.serve.page_routes import Documents
 from medfinder.serve.service import Service
+from medfinder.serve.swap import Watch, held_to
 from medfinder.serve.uploads import remove_leftovers
 
 log = logging.getLogger("medfinder.serve")
@@ -67,7 +69,9 @@ def create_app(
         ArtifactError: The index is unfinished, or of another version.
     """
     config = config or ServeConfig()
-    finder = open_index(index) if isinstance(index, (str, Path)) else index
+    # A path whose link is pointed elsewhere must not change what is open.
+    path = Path(index) if isinstance(index, (str, Path)) else index.index.folder
+    finder = open_index(held_to(path)) if isinstance(index, (str, Path)) else index
     service = Service(finder, config)
 
     def close() -> None:
@@ -78,9 +82,15 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         remove_leftovers()
+        watch = Watch(service, path)
+        watching = asyncio.create_task(watch.run()) if config.watch_s else None
+        app.state.watch = watch
         try:
             yield
         finally:
+            if watching is not None:
+                watching.cancel()
+            watch.close()
             close()
 
     tags = [
@@ -115,6 +125,7 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, MedFinderError):
         app.add_exception_handler(kind, _on_error)
     app.add_middleware(Guard, config=config)
+    app.add_middleware(Observed)
     return app
 
 

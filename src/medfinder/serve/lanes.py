@@ -23,13 +23,23 @@ class Lane:
     """
 
     def __init__(self, name: str, n_threads: int = 1) -> None:
-        self._name = name
+        self.name = name
         self._n_threads = n_threads
         self._lock = threading.Lock()
         self._queue: _Queue = SimpleQueue()
         self._n_started = 0  # threads that take from the queue
         self._n_waiting = 0
         self._n_running = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Pieces of work that no thread has taken."""
+        return self._n_waiting
+
+    @property
+    def n_running(self) -> int:
+        """Pieces of work that have begun and are not done."""
+        return self._n_running
 
     @property
     def is_running(self) -> bool:
@@ -50,7 +60,7 @@ class Lane:
                 threading.Thread(
                     target=self._take,
                     args=(self._queue,),
-                    name=f"medfinder-{self._name}-{self._n_started}",
+                    name=f"medfinder-{self.name}-{self._n_started}",
                     daemon=True,
                 ).start()
         return future

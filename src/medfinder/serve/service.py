@@ -20,8 +20,10 @@ from medfinder.artifact import MANIFEST
 from medfinder.errors import Incomplete, MedFinderError, UnknownName
 from medfinder.records import Hit, Study
 from medfinder.search.finder import Finder
+from medfinder.search.regions import RegionFeatures
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import INDEX_IS_GONE, Refusal
+from medfinder.serve.held import Held, HeldQuery, is_held
 from medfinder.serve.lanes import Lane
 from medfinder.serve.metrics import Metrics
 from medfinder.serve.schemas import ErrorResponse
@@ -29,8 +31,10 @@ from medfinder.serve.slices import PixelCache, Pixels, PngCache, to_pixels
 from medfinder.serve.tracing import Tracing
 from medfinder.serve.uploads import unpacked
 from medfinder.volume.read import read_volume
+from medfinder.volume.volume import Volume
 
 T = TypeVar("T")
+_REGIONS = 512  # CTs whose regions are remembered: a quarter of a megabyte each
 _STUDY_SECONDS = 20.0  # how long a study's row is believed: a viewer asks for it at every slice
 
 
@@ -40,12 +44,16 @@ class Service:
     def __init__(self, finder: Finder, config: ServeConfig) -> None:
         self.finder = finder
         self.is_lost = False  # until whoever watches the folder has opened it again
+        self._mark = self._mark_now()
         self.config = config
         self.metrics = Metrics()
         self.tracing = Tracing(config.tracing)
         self.n_uploads = 0
         self.pixels = PixelCache(config.pixels_bytes)
         self.drawn = PngCache(config.pngs_bytes)
+        folder = Path(config.held_folder) if config.held_folder else None
+        self.held = Held(folder, config.held_bytes, config.held_s)
+        self._regions: OrderedDict[tuple[str, str], RegionFeatures] = OrderedDict()
         self._studies: OrderedDict[str, tuple[float, Study]] = OrderedDict()
         self._words = Lane("words")
         self._volumes = Lane("volumes")
@@ -75,6 +83,7 @@ class Service:
     def take(self, finder: Finder) -> None:
         """Answer from another index from now on; what has begun ends with the one before."""
         self.finder = finder
+        self._mark = self._mark_now()
         self._studies.clear()
         self.is_lost = False
 
@@ -95,23 +104,82 @@ class Service:
         with contextlib.suppress(MedFinderError):  # whoever searches will be told
             await self.search(text="chest", k=1)
 
-    async def search_upload(self, file: BinaryIO, **query: Any) -> list[Hit]:
+    async def search_upload(
+        self, file: BinaryIO, *, hold: bool = False, owner: str = "", **query: Any
+    ) -> tuple[list[Hit], HeldQuery | None]:
         """Search by an uploaded volume, one at a time; the upload is gone afterwards.
+
+        Args:
+            file: The upload.
+            hold: Keep its voxels and its vector for a while, to be looked at and asked again.
+            owner: Who alone may ask for what is held.
+            query: As `Finder.search` takes it.
 
         Raises:
             Refusal: Whatever `unpacked` refuses.
             InputError: What was sent is no CT volume.
         """
 
-        def read_and_search() -> list[Hit]:
-            check = self.finder.check
+        def read_and_search() -> tuple[list[Hit], HeldQuery | None]:
+            finder = self.finder
+            check = finder.check
             most = min(check.max_voxels, self.config.max_expanded_bytes // 2)  # int16
             limits = replace(check, max_voxels=most)
             with unpacked(file, self.config.max_expanded_bytes) as path:
                 volume = read_volume(path, config=limits)
-                return self.finder.search(volume=volume, **query)
+                place = finder.embed_volume(volume)
+                held = None
+                if hold:
+                    model_id = finder.index.model_ids["volume"]
+                    held = self.held.keep(to_pixels(volume), place, model_id, owner)
+            return finder.search(place=place, **query), held
 
         return await self._run(self._volumes, read_and_search)
+
+    def held_query(self, study_id: str, owner: str | None = None) -> HeldQuery:
+        """Return an uploaded CT that is held.
+
+        Raises:
+            Refusal: 404 when it is not, no longer, or another's; 409 when the index has changed to
+                another encoder since.
+        """
+        query = self.held.get(study_id, owner)
+        if query is None:
+            raise Refusal(
+                404, "UnknownName", "This upload is no longer held.", "Send the CT again."
+            )
+        if query.encoder != self.finder.index.model_ids.get("volume"):
+            raise Refusal(
+                409,
+                "Mismatch",
+                "The index has been made with another encoder since this CT was sent.",
+                "Send the CT again.",
+            )
+        return query
+
+    async def regions(self, study: Study) -> RegionFeatures:
+        """Return a study's CT by region, encoding it once while it is remembered.
+
+        Raises:
+            Refusal: See `load`.
+            InputError: The encoder cannot tell regions' parts (rule ``no-explanation``).
+        """
+        finder = self.finder
+        key = (pixels_key(study), finder.index.model_ids.get("volume", ""))
+        if key not in self._regions:
+            finder.check_explains()  # before a file is read for nothing
+            pixels = await self.load(study)
+            volume = Volume(pixels.hu, pixels.affine)
+            found = await self._run(self._volumes, partial(finder.read_regions, volume))
+            self._regions[key] = found
+            while len(self._regions) > _REGIONS:
+                self._regions.popitem(last=False)
+        self._regions.move_to_end(key)
+        return self._regions[key]
+
+    async def words(self, work: Callable[[], T]) -> T:
+        """Have words embedded, or what is as quick, in the order in which it was asked."""
+        return await self._run(self._words, work)
 
     @contextlib.contextmanager
     def upload_slot(self) -> Iterator[None]:
@@ -144,10 +212,12 @@ class Service:
         Raises:
             Refusal: 404 when there is none.
         """
+        if is_held(study_id):
+            return self.held_query(study_id).study
         now = time.monotonic()
-        held = self._studies.get(study_id)
-        if held is not None and now - held[0] < _STUDY_SECONDS:
-            return held[1]
+        known = self._studies.get(study_id)
+        if known is not None and now - known[0] < _STUDY_SECONDS:
+            return known[1]
         try:
             found: list[Study] = await self.rows(lambda: self.finder.index.studies([study_id]))
         except UnknownName:
@@ -173,7 +243,12 @@ class Service:
                 indexed.
         """
         self.metrics.cache("pixels", pixels_key(study) in self.pixels)
-        future = self.pixels.get(pixels_key(study), partial(_load, study, self.finder))
+        load = (
+            partial(_load_held, self.held, study.study_id)
+            if is_held(study.study_id)
+            else partial(_load, study, self.finder)
+        )
+        future = self.pixels.get(pixels_key(study), load)
         # Shielded: one viewer that leaves must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(future))
 
@@ -201,6 +276,7 @@ class Service:
         self.pixels.close()
         for lane in self.lanes:
             lane.close()
+        self.held.close()
         self.tracing.close()
 
     async def _run(self, lane: Lane, work: Callable[[], T]) -> T:
@@ -208,9 +284,15 @@ class Service:
         try:
             with self.tracing.span(lane.name):
                 return await lane.run(work)
-        except Exception:
+        except Exception as error:
             self.check_index()  # it may have vanished meanwhile, which explains any failure
+            if not isinstance(error, (MedFinderError, Refusal)) and self._mark != self._mark_now():
+                raise Incomplete(INDEX_IS_GONE) from None  # another was put in its place
             raise
+
+    def _mark_now(self) -> tuple[int, int]:
+        status = (self.folder / MANIFEST).stat()
+        return status.st_ino, status.st_mtime_ns
 
 
 # Not plain functions: the framework would call those in threads.
@@ -248,6 +330,13 @@ def _load(study: Study, finder: Finder) -> Pixels:
         raise _gone("The file of this study's volume can no longer be read.") from None
     if volume.content_hash != study.volume_hash:
         raise _gone("The volume is not the one that was indexed.")
+    return pixels
+
+
+def _load_held(held: Held, study_id: str) -> Pixels:
+    pixels = held.pixels(study_id)
+    if pixels is None:
+        raise Refusal(404, "UnknownName", "This upload is no longer held.", "Send the CT again.")
     return pixels
 
 

@@ -1,8 +1,13 @@
 """For whoever runs the service: what it holds, whether it lives, whether it can answer."""
 
+import contextlib
+
 from fastapi import APIRouter
+from starlette.responses import Response
 
 import medfinder
+from medfinder.errors import MedFinderError
+from medfinder.serve.metrics import CONTENT_TYPE
 from medfinder.serve.schemas import MAX_K, Alive, StatusResponse, WindowOut
 from medfinder.serve.service import ERRORS, The
 from medfinder.serve.slices import WINDOWS
@@ -35,3 +40,14 @@ async def ready(service: The) -> Alive:
     """Tell that the index can be searched."""
     await service.rows(service.finder.index.count)
     return Alive()
+
+
+@api.get("/metrics", tags=["service"], operation_id="get_metrics", include_in_schema=False)
+async def get_metrics(service: The) -> Response:
+    """Return what is counted, for Prometheus; also while there is no index."""
+    with contextlib.suppress(MedFinderError):
+        index = service.finder.index
+        n_studies = await service.rows(index.count)
+        service.metrics.describe(n_studies, index.model_ids)
+    service.metrics.look(service, now=True)
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
