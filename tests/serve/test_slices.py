@@ -24,6 +24,7 @@ from medfinder.serve.slices import (
     find_slab,
     find_window,
     plane_geometry,
+    region_voxels,
     render_slice,
     to_pixels,
 )
@@ -368,3 +369,33 @@ def test_finished_pictures_are_kept_within_their_bound():
     cache.get("a")
     cache.put("c", b"12345")
     assert [cache.get(k) is not None for k in "abc"] == [True, False, True]
+
+
+def drawn_box(plane, box, shape=(20, 40, 60), index=5):
+    return region_voxels(shape, (2.0, 1.0, 1.0), plane, index, box)
+
+
+@pytest.mark.parametrize(
+    ("plane", "across", "down"), [("axial", 2, 1), ("coronal", 2, 0), ("sagittal", 1, 0)]
+)
+def test_a_box_drawn_at_the_top_left_is_at_the_ends_of_both_axes(plane, across, down):
+    shape = (20, 40, 60)
+    low, high = drawn_box(plane, (0, 0, 0.25, 0.25))
+    for axis in (across, down):
+        assert (low[axis], high[axis]) == (shape[axis] * 3 // 4, shape[axis])
+
+
+def test_a_boxs_depth_is_the_mean_of_its_sides():
+    low, high = drawn_box("axial", (0.5, 0.5, 0.6, 0.6))  # 6 mm by 4 mm, slices of 2 mm
+    assert (low[0], high[0]) == (4, 7)
+
+
+def test_a_box_without_any_size_is_a_voxel():
+    low, high = drawn_box("axial", (1, 1, 1, 1))
+    assert low[1:] == (0, 0)
+    assert high[1:] == (1, 1)
+    assert (low[0], high[0]) == (5, 6)
+
+
+def test_a_box_may_be_drawn_from_any_corner():
+    assert drawn_box("axial", (0.6, 0.8, 0.2, 0.3)) == drawn_box("axial", (0.2, 0.3, 0.6, 0.8))

@@ -207,6 +207,14 @@ class Finder:
             )
         return place
 
+    def check_explains(self) -> None:
+        """Refuse an index whose volume encoder cannot tell regions' parts; loads it at most.
+
+        Raises:
+            InputError: Rule ``no-explanation``.
+        """
+        self._volume_embedder().check_contributions()
+
     def read_regions(self, volume: Volume) -> RegionFeatures:
         """Encode a volume by region, for `explain` and `region_place`.
 
@@ -234,6 +242,16 @@ class Finder:
             InputError: The index has no volume vectors, or the volume cannot be encoded.
         """
         return self._volume_embedder().embed_volume(volume)
+
+    def embedders(self) -> dict[str, Embedder]:
+        """Return stream → encoder, all of them loaded.
+
+        Raises:
+            UnknownName: One is of somebody's own, which is not registered.
+            Incomplete: It was a checkpoint that is no longer where it was.
+        """
+        found = {stream: self._embedder(stream) for stream in self.index.model_ids}
+        return {stream: embedder for stream, embedder in found.items() if embedder is not None}
 
     def over(self, index: Index) -> "Finder":
         """Return a finder over another index, with the encoders loaded here that made its vectors."""
@@ -338,7 +356,8 @@ class Finder:
         embedder = self._embedder("volume")
         if embedder is None:
             raise InputError(
-                "This index has no volume vectors. Build one with 'medfinder index --encoder NAME'."
+                "This index has no volume vectors. Build one with 'medfinder index --encoder NAME'.",
+                rule="no-volumes",
             )
         return embedder
 

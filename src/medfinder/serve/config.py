@@ -74,6 +74,9 @@ class ServeConfig:
         max_uploads: Uploads in work at once; one more is asked to come back.
         pixels_bytes: Memory for volumes that are being looked at (int16).
         pngs_bytes: Memory for finished slices.
+        held_s: Seconds for which an uploaded CT is held, when the page asks for it.
+        held_bytes: Of all of those together, on disk.
+        held_folder: Where they lie; "" for a folder of the process's own.
         host_names: Names under which the service is reached, besides those of this machine.
         stop_s: Seconds that requests in work are given once the service is told to stop.
         watch_s: Seconds between looks at the index's folder, for another index in its place; 0
@@ -91,6 +94,9 @@ class ServeConfig:
     max_uploads: int = 4
     pixels_bytes: int = 2**30
     pngs_bytes: int = 64 * 2**20
+    held_s: float = 1800.0
+    held_bytes: int = 4 * 2**30
+    held_folder: str = ""
     host_names: tuple[str, ...] = ()
     stop_s: int = 10
     watch_s: float = 2.0

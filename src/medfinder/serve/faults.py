@@ -47,6 +47,9 @@ FAULTS: dict[type[MedFinderError], tuple[int, str]] = {
 """The nearest class in an error's ancestry decides."""
 
 RULES: dict[str, tuple[int, str]] = {
+    "no-explanation": (422, "Ask without an explanation, or index with the encoder 'medfinder'."),
+    "no-volumes": (422, "Ask in words, or index with an encoder of volumes."),
+    "empty-region": (422, "Draw a larger region, on the chest."),
     "unknown-study": (404, "Take ids from /v1/review/items."),
     "settled": (409, "Reopen it with a reason, if it must change."),
     "not-settled": (409, "Decide on it; /v1/review/items tells the state."),

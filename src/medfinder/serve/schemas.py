@@ -11,9 +11,11 @@ from medfinder.records import Finding, Hit, Language, Laterality, Split, Status,
 from medfinder.serve.slices import PLANES, plane_geometry
 
 MAX_K = 100
+MAX_OFFSET = 800
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[list[Name], Field(max_length=50)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 IsoDate = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$", examples=["2020-03-15"])]
 
 
@@ -33,6 +35,18 @@ class Filters(Strict):
     date_to: IsoDate | None = None
     findings: Names = Field(default=[], description="All of them are stated as present.")
     findings_absent: Names = Field(default=[], description="All of them are stated as absent.")
+    laterality: list[Laterality] = Field(
+        default=[], max_length=3, description="Side of a finding: of one of `findings`, if given."
+    )
+    location: Names = Field(
+        default=[], description="Place of a finding: of one of `findings`, if given."
+    )
+    slice_mm_min: float | None = Field(
+        default=None, ge=0, le=1000, description="Distance between slices, exclusive."
+    )
+    slice_mm_max: float | None = Field(
+        default=None, ge=0, le=1000, description="Distance between slices, inclusive."
+    )
     body_part: Names = []
     manufacturer: Names = []
     source: Names = []
@@ -40,8 +54,38 @@ class Filters(Strict):
     language: list[Language] = Field(default=[], max_length=2)
 
 
+class Region(Strict):
+    """A part of a study's CT, as drawn on one of its slices."""
+
+    study_id: Name
+    plane: Literal["axial", "coronal", "sagittal"]
+    index: int = Field(ge=0, le=100_000, description="Of the slice.")
+    box: tuple[Fraction, Fraction, Fraction, Fraction] = Field(
+        description="Left, top, right and bottom edge, as fractions of the slice's PNG.",
+        examples=[[0.2, 0.3, 0.4, 0.5]],
+    )
+
+
+class Question(Strict):
+    """What is asked: one of these; `keywords` may stand alone or narrow any other."""
+
+    text: str | None = Field(default=None, max_length=4000, description="A sentence.")
+    keywords: Names | None = Field(
+        default=None,
+        min_length=1,
+        description="Findings that the report affirms, see /v1/findings.",
+    )
+    report: str | None = Field(default=None, max_length=50_000, description="A whole report.")
+    study_id: str | None = Field(
+        default=None,
+        max_length=200,
+        description="A study of the index, or an uploaded CT that is held.",
+    )
+    region: Region | None = Field(default=None, description="A part of a study's CT.")
+
+
 class Narrowing(Strict):
-    """Which studies may be found, and how many."""
+    """Which studies may be found, and which of them are returned in what order."""
 
     filters: Filters = Filters()
     where: str | None = Field(
@@ -50,11 +94,20 @@ class Narrowing(Strict):
         description="An SQL condition over the index's columns, on top of `filters`.",
         examples=["n_slices > 100"],
     )
+    without: Names = Field(default=[], description="Findings that a hit must not affirm.")
+    like: Names = Field(default=[], max_length=20, description="Studies that are right.")
+    unlike: Names = Field(
+        default=[], max_length=20, description="Studies that are wrong; they are no hits."
+    )
+    sort: Literal["score", "date", "-date", "age", "-age"] = Field(
+        default="score", description="Order of the hundred best."
+    )
     k: int = Field(default=10, ge=1, le=MAX_K, description="How many hits.")
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET, description="Hits of the pages before.")
 
 
-class SearchRequest(Narrowing):
-    """One of `text`, `report` and `study_id`; `keywords` may stand alone or narrow any of them."""
+class SearchRequest(Question, Narrowing):
+    """A question, and which studies may answer it."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -66,16 +119,18 @@ class SearchRequest(Narrowing):
             ]
         },
     )
-    text: str | None = Field(default=None, max_length=4000, description="A sentence.")
-    keywords: Names | None = Field(
-        default=None,
-        min_length=1,
-        description="Findings that the report affirms, see /v1/findings.",
-    )
-    report: str | None = Field(default=None, max_length=50_000, description="A whole report.")
-    study_id: str | None = Field(default=None, max_length=200, description="More like this study.")
     exclude_same_patient: bool = Field(
-        default=True, description="Leave out studies of the patient that `study_id` belongs to."
+        default=True,
+        description="Leave out studies of the patient that `study_id` or `region` belongs to.",
+    )
+
+
+class UploadOptions(Narrowing):
+    """What goes with an uploaded CT."""
+
+    hold: bool = Field(
+        default=False,
+        description="Hold the CT for half an hour under an id of its own, `query_study`.",
     )
 
 
@@ -165,10 +220,14 @@ class HitOut(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """Hits, best first."""
+    """Hits, best first unless another order was asked for."""
 
-    query_kind: Literal["text", "keywords", "report", "study_id", "volume"]
+    query_kind: Literal["text", "keywords", "report", "study_id", "region", "volume", "like"]
     hits: list[HitOut]
+    next_offset: int | None = Field(description="Of the next page; null after the last.")
+    query_study: StudyOut | None = Field(
+        default=None, description="The uploaded CT that was asked with, where it is held."
+    )
     duration_ms: float
     request_id: str
 
@@ -187,6 +246,23 @@ class KeySlice(BaseModel):
     plane: Literal["axial"]
     index: int
     lungs: Lungs | None = Field(description="By which two studies are laid beside each other.")
+
+
+class ExplanationResponse(BaseModel):
+    """Where a study's CT resembles what is asked.
+
+    Region (i, j, k) covers voxels from ``origin + (i, j, k) * step`` to one `step` beyond, along
+    (D, H, W): inferior to superior, posterior to anterior, left to right; voxel 7 reaches from 7.0
+    to 8.0.
+    """
+
+    study_id: str
+    shape: tuple[int, int, int]
+    origin: tuple[float, float, float]
+    step: tuple[float, float, float]
+    values: list[float] = Field(description="0 to 1, in C order of `shape`; all 0 where none does.")
+    peak: tuple[int, int, int] = Field(description="Voxel in the middle of the hottest region.")
+    slices: dict[str, int] = Field(description="Plane → index of the slice through the peak.")
 
 
 class FacetsResponse(BaseModel):

@@ -6,6 +6,7 @@ seconds never keeps a viewer waiting.
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from medfinder.errors import Incomplete, MedFinderError, UnknownName
 from medfinder.records import Hit, Study
 from medfinder.search.finder import Finder
 from medfinder.search.regions import RegionFeatures
+from medfinder.serve.access.confinement import confined
+from medfinder.serve.access.roles import LOCAL, Identity
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import INDEX_IS_GONE, Refusal
 from medfinder.serve.held import Held, HeldQuery, is_held
@@ -39,7 +42,15 @@ _STUDY_SECONDS = 20.0  # how long a study's row is believed: a viewer asks for i
 
 
 class Service:
-    """What the routes share: the finder, its lanes of threads, and what is kept in memory."""
+    """What the routes share: the finder, its lanes of threads, and what is kept in memory.
+
+    Attributes:
+        sources: Values of the column ``source`` that may be seen; None for all.
+        owner: Account whose uploads may be seen; None where nobody signs in.
+    """
+
+    sources: tuple[str, ...] | None = None
+    owner: str | None = None
 
     def __init__(self, finder: Finder, config: ServeConfig) -> None:
         self.finder = finder
@@ -69,6 +80,20 @@ class Service:
         if self.is_lost or not (self.folder / MANIFEST).is_file():
             self.is_lost = self.config.watch_s > 0
             raise Incomplete(INDEX_IS_GONE)
+
+    def seen_by(self, identity: Identity) -> "Service":
+        """Return the service as somebody may see it; what is loaded is shared.
+
+        The one way to a study, for every route: what `finder` does not find, is not there.
+        """
+        if identity is LOCAL:
+            return self
+        view = copy.copy(self)
+        view.owner = identity.account_id
+        view.sources = identity.sources
+        if identity.sources is not None:
+            view.finder = confined(self.finder, identity.sources)
+        return view
 
     @property
     def folder(self) -> Path:
@@ -131,7 +156,9 @@ class Service:
                 held = None
                 if hold:
                     model_id = finder.index.model_ids["volume"]
-                    held = self.held.keep(to_pixels(volume), place, model_id, owner)
+                    held = self.held.keep(
+                        to_pixels(volume), place, model_id, owner or self.owner or ""
+                    )
             return finder.search(place=place, **query), held
 
         return await self._run(self._volumes, read_and_search)
@@ -143,7 +170,7 @@ class Service:
             Refusal: 404 when it is not, no longer, or another's; 409 when the index has changed to
                 another encoder since.
         """
-        query = self.held.get(study_id, owner)
+        query = self.held.get(study_id, self.owner if owner is None else owner)
         if query is None:
             raise Refusal(
                 404, "UnknownName", "This upload is no longer held.", "Send the CT again."
@@ -216,7 +243,8 @@ class Service:
             return self.held_query(study_id).study
         now = time.monotonic()
         known = self._studies.get(study_id)
-        if known is not None and now - known[0] < _STUDY_SECONDS:
+        is_fresh = known is not None and now - known[0] < _STUDY_SECONDS
+        if known is not None and is_fresh and self._may_see(known[1]):
             return known[1]
         try:
             found: list[Study] = await self.rows(lambda: self.finder.index.studies([study_id]))
@@ -234,6 +262,9 @@ class Service:
         while len(self._studies) > 1000:
             self._studies.popitem(last=False)
         return found[0]
+
+    def _may_see(self, study: Study) -> bool:
+        return self.sources is None or study.source in self.sources
 
     async def load(self, study: Study) -> Pixels:
         """Return a study's voxels, loading them once however many ask.
@@ -298,7 +329,12 @@ class Service:
 # Not plain functions: the framework would call those in threads.
 async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
-    return service
+    return service.seen_by(request.state.identity)
+
+
+async def _trail(request: Request) -> list[str]:
+    trail: list[str] = request.state.trail
+    return trail
 
 
 async def _request_id(request: Request) -> str:
@@ -308,6 +344,8 @@ async def _request_id(request: Request) -> str:
 
 The = Annotated[Service, Depends(_service)]
 RequestId = Annotated[str, Depends(_request_id)]
+Trail = Annotated[list[str], Depends(_trail)]
+"""Ids of what an answer shows, for the audit log; those in a path are there already."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorResponse, "description": "What is wrong with the request, and a hint."},
     "5XX": {"model": ErrorResponse, "description": "What is wrong with the service."},

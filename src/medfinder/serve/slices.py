@@ -214,6 +214,41 @@ def plane_geometry(
     )
 
 
+def region_voxels(
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    plane: Plane,
+    index: int,
+    box: tuple[float, float, float, float],
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Return the voxels below a box drawn on a slice, about as deep as it is wide and high.
+
+    Args:
+        shape: Voxels along (D, H, W).
+        spacing_mm: Along the same.
+        plane: Of the slice.
+        index: Of the slice, whose voxels are in the middle of the depth.
+        box: Left, top, right and bottom edge as fractions of the slice's PNG, in which all three
+            axes run against the pixels' (right to left, anterior to posterior, head to foot).
+
+    Returns:
+        First voxel and the one after the last along (D, H, W); at least one voxel each way.
+    """
+    left, top, right, bottom = box
+    across, down, normal = {"axial": (2, 1, 0), "coronal": (2, 0, 1), "sagittal": (1, 0, 2)}[plane]
+    low, high = [0, 0, 0], [0, 0, 0]
+    for axis, (start, end) in ((across, (left, right)), (down, (top, bottom))):
+        n = shape[axis]
+        first, last = sorted((n * (1 - start), n * (1 - end)))
+        low[axis] = min(int(first), n - 1)
+        high[axis] = max(low[axis] + 1, round(last))
+    sides = [(high[a] - low[a]) * spacing_mm[a] for a in (across, down)]
+    half = 0.25 * sum(sides) / spacing_mm[normal]
+    low[normal] = max(0, min(index, round(index + 0.5 - half)))
+    high[normal] = min(shape[normal], max(index + 1, round(index + 0.5 + half)))
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
 def check_slice(shape: tuple[int, int, int], plane: str, index: int) -> Plane:
     """Return `plane` as one of `PLANES`.
 
