@@ -1,5 +1,8 @@
 import { render } from "preact";
-import { t } from "./i18n";
+import { App } from "./App";
+import { applyTheme, start } from "./state";
 import "./style.css";
 
-render(<p class="notice">{t("app.notice")}</p>, document.getElementById("app")!);
+applyTheme();
+render(<App />, document.getElementById("app")!);
+void start();

@@ -47,6 +47,7 @@ export interface Study {
   spacing_mm: [number, number, number];
   planes: Record<PlaneName, Plane>;
   report: Report | null;
+  translation: string | null; // English of a report in another language
   findings: Finding[];
 }
 

@@ -1,0 +1,120 @@
+// What the whole page knows: who is signed in, what the service is, and the error that is shown.
+
+import { computed, signal } from "@preact/signals";
+import { Failure, get, isAbort, onSignedOut, send, useCsrf } from "./api";
+import { kept } from "./kept";
+import type { FindingName, Pages, Role, ServiceStatus, Session } from "./types";
+
+const OPEN: Session = { access: "off", account: { name: "local", role: "admin", sources: null }, csrf: null, oidc: false };
+const RANKS: Role[] = ["viewer", "reviewer", "curator", "admin"];
+
+export const session = signal<Session | null>(null);
+export const status = signal<ServiceStatus | null>(null);
+export const vocabulary = signal<FindingName[]>([]);
+export const pages = signal<Pages>({ card: false, benchmark: false, review: false });
+export const has = signal({ collections: false, savedSearches: false, jobs: false });
+export const failure = signal<Failure | null>(null);
+export const told = signal(""); // what a screen reader hears, and what a toast shows
+
+export const isSignedIn = computed(() => session.value?.account != null);
+export const mustSignIn = computed(() => session.value !== null && session.value.access === "required" && !session.value.account);
+
+export function may(role: Role): boolean {
+  const own = session.value?.account?.role;
+  return own !== undefined && RANKS.indexOf(own) >= RANKS.indexOf(role);
+}
+
+export function show(error: unknown): void {
+  if (isAbort(error)) return;
+  failure.value = error instanceof Failure ? error : new Failure(String((error as Error)?.message ?? error));
+}
+
+export const hideFailure = (): void => {
+  failure.value = null;
+};
+
+let toast = 0;
+export function tell(text: string): void {
+  told.value = text;
+  clearTimeout(toast);
+  toast = window.setTimeout(() => (told.value = ""), 4000);
+}
+
+// A part of the service that this version does not have is hidden, not an error.
+const isMissing = (error: unknown): boolean => error instanceof Failure && [403, 404, 405, 501].includes(error.status);
+
+async function optional<T>(path: string): Promise<T | null> {
+  try {
+    return await get<T>(path);
+  } catch (error) {
+    if (isMissing(error)) return null;
+    throw error;
+  }
+}
+
+export async function start(): Promise<void> {
+  onSignedOut(() => {
+    if (session.value?.account && session.value.access === "required") session.value = { ...session.value, account: null };
+  });
+  try {
+    enter((await optional<Session>("/v1/session")) ?? OPEN);
+    if (isSignedIn.value) await load();
+  } catch (error) {
+    show(error);
+  }
+}
+
+function enter(now: Session): void {
+  useCsrf(now.csrf);
+  session.value = now;
+}
+
+async function load(): Promise<void> {
+  const [now, findings, documents, collections, saved, jobs] = await Promise.all([
+    get<ServiceStatus>("/v1/status"),
+    get<{ findings: FindingName[] }>("/v1/findings"),
+    optional<Pages>("/v1/pages"),
+    optional<unknown>("/v1/collections"),
+    optional<unknown>("/v1/saved-searches"),
+    may("curator") ? optional<unknown>("/v1/jobs") : null,
+  ]);
+  vocabulary.value = findings.findings;
+  if (documents) pages.value = documents;
+  has.value = { collections: collections !== null, savedSearches: saved !== null, jobs: jobs !== null };
+  status.value = now;
+}
+
+export async function signIn(name: string, password: string): Promise<void> {
+  enter(await send<Session>("POST", "/v1/session", { name, password }));
+  hideFailure();
+  await load();
+}
+
+export async function signOut(): Promise<void> {
+  await send("DELETE", "/v1/session");
+  // What one account has seen is not for the next one at this screen.
+  try {
+    sessionStorage.clear();
+  } finally {
+    location.hash = "#/";
+    location.reload();
+  }
+}
+
+// ---- light and dark -------------------------------------------------------------------------
+
+export const theme = signal<string | null>(kept("local", "theme"));
+
+export function isDark(): boolean {
+  return theme.value ? theme.value === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+export function applyTheme(): void {
+  if (theme.value) document.documentElement.dataset.theme = theme.value;
+}
+
+export function switchTheme(): void {
+  theme.value = isDark() ? "light" : "dark";
+  kept("local", "theme", theme.value);
+  applyTheme();
+}
