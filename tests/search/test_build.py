@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medfinder.artifact import read_manifest
 from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.embed import Embedder
@@ -319,3 +320,21 @@ def test_de_identified_dicom_copies_are_indexed(tmp_path: Path) -> None:
     build_index(tmp_path / "out", tmp_path / "idx", Embedder(GridEncoder()), None)
     assert read_rejections(tmp_path / "idx" / "rejections.parquet") == []
     assert open_index(tmp_path / "idx").index.count() == 1
+
+
+def test_studies_of_another_folder_are_added_and_none_is_dropped(
+    make_studies: MakeStudies, tmp_path: Path
+) -> None:
+    first = make_studies(tmp_path / "a", ["s1", "s2"])
+    other = make_studies(tmp_path / "b", ["s3"])
+    build(first, tmp_path / "idx")
+    before = read_manifest(tmp_path / "idx", "index")
+    built, _ = build(other, tmp_path / "idx", keep_others=True)
+    assert (built.n_studies, built.n_embedded, built.n_deleted) == (3, 1, 0)  # type: ignore[attr-defined]
+    after = read_manifest(tmp_path / "idx", "index")
+    assert after.parents["studies"] == before.parents["studies"]
+    assert set(after.parents) == {"studies", "added"}
+    again, _ = build(other, tmp_path / "idx", keep_others=True)
+    assert again.n_embedded == 0  # type: ignore[attr-defined]
+    dropped, _ = build(first, tmp_path / "idx")
+    assert dropped.n_deleted == 1  # type: ignore[attr-defined]

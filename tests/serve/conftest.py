@@ -106,7 +106,10 @@ def make_studies(folder: Path):
 
 
 def make_index(folder: Path, studies):
-    streams = {n: Stream(e.info.name, e.model_id, e.info.dim) for n, e in ENCODERS.items()}
+    streams = {
+        n: Stream(e.info.name, e.model_id, e.info.dim, is_centred=n == "volume")
+        for n, e in ENCODERS.items()
+    }
     index = Index.create(folder, streams)
     for i, study in enumerate(studies):
         vectors = {"volume": ENCODERS["volume"].embed_volumes([(study.study_id, chest(i))])}

@@ -31,6 +31,10 @@ def index(
     regions: Annotated[
         bool, typer.Option("--regions", help="Keep region features, 2 MB a study.")
     ] = False,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Leave studies in the index that this folder does not hold."),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps preprocessed volumes for the next encoder."),
@@ -42,7 +46,8 @@ def index(
     Example: medfinder index studies idx --encoder astra
 
     A run that was stopped goes on where it stopped; a second run embeds only what is new or
-    changed, and drops what the studies no longer hold.
+    changed, and drops what the studies no longer hold. With --add nothing is dropped: several
+    folders of studies become one index.
     """
     from medfinder.search.build import build_index
 
@@ -53,6 +58,7 @@ def index(
             encoder=None if encoder == "none" else encoder,
             text_encoder=None if text_encoder == "none" else text_encoder,
             keep_regions=regions,
+            keep_others=add,
             cache=cache,
             progress=advance,
         )

@@ -41,6 +41,10 @@ def serve(
         Path | None,
         typer.Option(help="Curated folder whose studies in doubt are reviewed in the page."),
     ] = None,
+    ingest: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the volumes of studies sent to /v1/ingest."),
+    ] = None,
     card: Annotated[
         Path | None,
         typer.Option(help="Dataset card to show in the page: HTML that 'medfinder card' wrote."),
@@ -59,10 +63,18 @@ def serve(
     A setting on the command line counts before MEDFINDER_SERVE_NAME in the environment, and that
     before the file.
     """
+    from dataclasses import replace
+
     from medfinder.serve.app import serve as run
     from medfinder.serve.config import load_serve_config
+    from medfinder.serve.ingest import check_folder
     from medfinder.serve.page_routes import Documents
 
+    settings = load_serve_config(config, os.environ, set_ or ())
+    if ingest is not None:
+        settings = replace(settings, ingest=replace(settings.ingest, folder=str(ingest)))
+    if settings.ingest.folder:
+        check_folder(settings.ingest)
     end(
         run(
             index,
@@ -70,7 +82,7 @@ def serve(
             port=port,
             open_browser=open_browser,
             allow_remote=allow_remote,
-            config=load_serve_config(config, os.environ, set_ or ()),
+            config=settings,
             review=review,
             documents=Documents(card, benchmark),
         )

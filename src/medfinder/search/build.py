@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from medfinder.artifact import atomic_write, manifest_hash, read_manifest
 from medfinder.config import from_dict, to_dict
 from medfinder.curate.pseudonym import safe_id
 from medfinder.embed import Embedded, Embedder, Embeddings
-from medfinder.errors import ConfigError, InputError
+from medfinder.errors import ArtifactError, ConfigError, InputError
 from medfinder.index.store import Index, IndexConfig, Stored, Stream
 from medfinder.records import Rejection, Study
 from medfinder.studies import digest, read_studies, write_rejections
@@ -60,6 +61,7 @@ def build_index(
     text_encoder: str | Embedder | None = "minilm",
     *,
     keep_regions: bool = False,
+    keep_others: bool = False,
     cache: str | Path | None = None,
     config: IndexConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -73,6 +75,8 @@ def build_index(
         text_encoder: Of the reports; None for BM25 and findings alone.
         keep_regions: Also write each volume's region features to ``OUT/regions/STUDY.npy``,
             (n_regions, F) float16.
+        keep_others: Leave studies of the index in it that the folder does not hold: these are
+            added to those.
         cache: Folder that keeps preprocessed volumes, for indexing again with another encoder of
             the same input; None to preprocess each time.
         progress: Called with (done, total) after each study.
@@ -111,6 +115,11 @@ def build_index(
         for study in changed
     ]
     gone = sorted(stored.keys() - {study.study_id for study in studies})
+    parents = {"studies": manifest_hash(parent)}
+    settings = {"check": to_dict(check)}
+    if keep_others and gone:
+        gone = []
+        parents, settings = _of_others(out, parents, settings)
     is_whole = index.is_finished and not (out / UNFINISHED).exists()
     if is_whole and not todo and not gone and Index.open(out).streams == index.streams:
         return Built(out, index.count(), 0, 0, 0, round(time.monotonic() - start, 3))
@@ -140,13 +149,29 @@ def build_index(
         )
     duration_s = round(time.monotonic() - start, 3)
     index.finish(
-        {"studies": manifest_hash(parent)},
+        parents,
         duration_s,
         medfinder.__version__,
-        {"check": to_dict(check)},
+        settings,
     )
-    (out / UNFINISHED).unlink()
+    (out / UNFINISHED).unlink(missing_ok=True)  # another run may have ended meanwhile
     return Built(out, index.count(), n_embedded, len(gone), len(rejections), duration_s)
+
+
+def _of_others(
+    out: Path, parents: dict[str, str], settings: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return what an index that is added to was made of: its own, and the latest that was added."""
+    try:
+        before = read_manifest(out, "index")
+    except ArtifactError:  # it was never finished: nothing is known of the others
+        return parents, settings
+    if "studies" not in before.parents:
+        return parents, settings
+    return (
+        {"studies": before.parents["studies"], "added": parents["studies"]},
+        {"check": before.config.get("check", settings["check"])},
+    )
 
 
 def _embedders(
