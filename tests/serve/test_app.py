@@ -9,7 +9,14 @@ import urllib.request
 import pytest
 
 from medfinder.errors import ConfigError, InputError
+from medfinder.serve.access.config import AccessConfig
 from medfinder.serve.app import create_app, is_loopback, serve
+from medfinder.serve.config import ServeConfig
+
+NOT_JSON = {
+    "get_slice", "get_hounsfield_units", "get_volume", "get_document",
+    "export_audit", "begin_oidc", "finish_oidc", "export_collection", "follow_job",
+}  # fmt: skip
 
 
 def test_every_answer_is_guarded(client):
@@ -67,9 +74,12 @@ def test_openapi_names_every_operation_with_tags_examples_and_types(client):
     for name, operation in operations.items():
         assert operation["tags"], name
         assert operation["summary"], name
-        if name not in {"get_slice", "get_document"}:
-            content = operation["responses"]["200"]["content"]["application/json"]
-            assert "$ref" in content["schema"], name
+        done = next(code for code in operation["responses"] if code[0] in "23")
+        content = operation["responses"][done].get("content", {})
+        if "application/json" in content:
+            assert "$ref" in content["application/json"]["schema"], name
+        else:  # a file, or somewhere else to go
+            assert name in NOT_JSON, name
         assert "4XX" in operation["responses"], name
     assert api["components"]["schemas"]["SearchRequest"]["examples"]
     assert "not a medical device" in api["info"]["description"]
@@ -85,10 +95,17 @@ def test_only_loopback_is_of_this_machine_alone(host, is_local):
     assert is_loopback(host) is is_local
 
 
-def test_serving_others_without_a_sign_in_is_refused(finder):
-    with pytest.raises(ConfigError, match="has no sign-in: expected a loopback") as error:
-        serve(finder, host="0.0.0.0", port=0)
-    assert error.value.rule == "no-sign-in"
+def test_serving_others_without_an_account_is_refused(own_finder):
+    with pytest.raises(ConfigError, match="medfinder account add IDX NAME") as error:
+        serve(own_finder, host="0.0.0.0", port=0)
+    assert error.value.rule == "no-accounts"
+
+
+def test_access_can_be_required_on_this_machine_too(own_finder):
+    config = ServeConfig(access=AccessConfig(mode="required"))
+    with pytest.raises(ConfigError, match="Nobody could sign in") as error:
+        serve(own_finder, port=0, config=config)
+    assert error.value.rule == "no-accounts"
 
 
 def test_a_port_in_use_is_told(finder):

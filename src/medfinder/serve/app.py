@@ -29,8 +29,21 @@ import medfinder
 from medfinder.curate.review import ReviewQueue
 from medfinder.errors import ConfigError, MedFinderError
 from medfinder.search.finder import Finder, open_index
-from medfinder.serve import page_routes, review_routes, search_routes, status_routes, study_routes
+from medfinder.serve import (
+    account_routes,
+    ingest_routes,
+    page_routes,
+    review_routes,
+    search_routes,
+    session_routes,
+    status_routes,
+    study_routes,
+)
+from medfinder.serve.access.gate import Gate, has_way_in
+from medfinder.serve.access.oidc import Oidc
+from medfinder.serve.audit import AuditLog
 from medfinder.serve.config import ServeConfig
+from medfinder.serve.database import Database, beside
 from medfinder.serve.faults import answer
 from medfinder.serve.guard import Guard
 from medfinder.serve.metrics import Observed
@@ -72,10 +85,15 @@ def create_app(
     # A path whose link is pointed elsewhere must not change what is open.
     path = Path(index) if isinstance(index, (str, Path)) else index.index.folder
     finder = open_index(held_to(path)) if isinstance(index, (str, Path)) else index
+    database = _open_database(path, config)
+    gate = Gate(config.access, database)
     service = Service(finder, config)
 
     def close() -> None:
         service.close()
+        gate.close()
+        if database is not None:
+            database.close()
         if review is not None:
             app.state.review.close()
 
@@ -98,6 +116,9 @@ def create_app(
         {"name": "studies", "description": "A study, its report and its slices."},
         {"name": "index", "description": "What there is to find."},
         {"name": "service", "description": "For whoever runs it."},
+        ingest_routes.TAG,
+        session_routes.TAG,
+        *account_routes.TAGS,
     ]
     app = FastAPI(
         title="MedFinder",
@@ -112,7 +133,17 @@ def create_app(
         openapi_tags=tags,
     )
     app.state.service = service
-    for router in (search_routes.api, study_routes.api, status_routes.api):
+    app.state.gate = gate
+    app.state.audit = None if database is None else AuditLog(database)
+    app.state.oidc = Oidc(config.access.oidc) if config.access.oidc.issuer else None
+    for router in (
+        search_routes.api,
+        study_routes.api,
+        status_routes.api,
+        ingest_routes.api,
+        session_routes.api,
+        account_routes.api,
+    ):
         app.include_router(router)
     if review is not None:
         queue = ReviewQueue(Path(review)) if isinstance(review, (str, Path)) else review
@@ -152,7 +183,8 @@ def serve(
             sees everything.
         port: 0 for any free one; None as `config` says.
         open_browser: Open the page once it is there.
-        allow_remote: Listen on an address that other machines reach, without a sign-in.
+        allow_remote: As ``access.mode`` "off" on an address that other machines reach: whoever
+            reaches it may see and do everything.
         config: Bounds.
         review: A curated folder, or its queue, whose doubted studies are reviewed in the page.
         documents: The dataset card and the benchmark's page, which the page frames.
@@ -164,22 +196,14 @@ def serve(
         a thread does in compiled code may crash while the interpreter is taken apart.
 
     Raises:
-        ConfigError: `host` is not of this machine alone and `allow_remote` is not set (rule
-            ``no-sign-in``), or the address cannot be listened on (rule ``port``).
+        ConfigError: A sign-in is needed and nobody has an account (rule ``no-accounts``), or the
+            address cannot be listened on (rule ``port``).
         InputError: There is no such folder.
         ArtifactError: The index is unfinished, or of another version.
     """
     config = config or ServeConfig()
     host, port = host or config.host, config.port if port is None else port
-    if not allow_remote and not is_loopback(host):
-        raise ConfigError(
-            f"Host {host!r} can be reached from other machines, and this service has no sign-in: "
-            "expected a loopback address. Use 127.0.0.1 behind a proxy that signs users in, or "
-            "allow remote access explicitly.",
-            rule="no-sign-in",
-        )
-    if allow_remote:  # the name by which others know this machine
-        config = replace(config, host_names=(*config.host_names, socket.gethostname().lower()))
+    config = _with_access(index, host, config, allow_remote)
     listener = _listen(host, port)
     with contextlib.closing(listener):
         port = listener.getsockname()[1]
@@ -239,6 +263,7 @@ class _Server(uvicorn.Server):
             self._warm_up = asyncio.create_task(self.service.warm_up())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.is_stopping = True
         await super().shutdown(sockets)
         # Its event loop will no longer tell a client that the end has come, nor wait for one that
         # does not read.
@@ -256,6 +281,53 @@ class _Server(uvicorn.Server):
         if not self.stopped.wait(seconds):
             print("MedFinder did not stop in time, and is ended.", file=sys.stderr, flush=True)
             os._exit(128 + sig)
+
+
+def _open_database(index: Path, config: ServeConfig) -> Database | None:
+    """Open what the service remembers; None where it cannot, and needs not for signing in.
+
+    Raises:
+        ConfigError: It cannot be opened, and accounts are needed or it was named.
+    """
+    try:
+        return Database.open(config.access.database_url or beside(index))
+    except ConfigError as error:
+        if config.access.mode == "required" or config.access.database_url:
+            raise
+        log.warning("No collections and no audit log: %s", error)
+        return None
+
+
+def _with_access(
+    index: Finder | str | Path, host: str, config: ServeConfig, allow_remote: bool
+) -> ServeConfig:
+    """Return the settings with what ``auto`` means on this address.
+
+    Raises:
+        ConfigError: A sign-in is needed and nobody has an account (rule ``no-accounts``).
+    """
+    is_remote = not is_loopback(host)
+    access = config.access
+    if access.mode == "auto" and is_remote:
+        access = replace(access, mode="off" if allow_remote else "required")
+    if access.mode == "required":
+        path = Path(index) if isinstance(index, (str, Path)) else index.index.folder
+        database = Database.open(access.database_url or beside(path))
+        try:
+            is_open = has_way_in(database, access)
+        finally:
+            database.close()
+        if not is_open:
+            raise ConfigError(
+                f"Nobody could sign in at {host!r}: expected an account. Add one with "
+                "'medfinder account add IDX NAME --role admin', or use --access off where "
+                "everybody who reaches this address may see everything.",
+                rule="no-accounts",
+            )
+    if is_remote:  # the name by which others know this machine
+        names = (*config.host_names, socket.gethostname().lower())
+        return replace(config, access=access, host_names=names)
+    return replace(config, access=access)
 
 
 def _on_error(request: Request, error: Exception) -> Response:

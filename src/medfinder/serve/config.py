@@ -10,6 +10,7 @@ from pathlib import Path
 from medfinder.config import load_config
 from medfinder.errors import ConfigError
 from medfinder.registry import unknown
+from medfinder.serve.access.config import AccessConfig
 
 PREFIX = "MEDFINDER_SERVE_"
 """Of the environment's settings: ``MEDFINDER_SERVE_TRACING__ENDPOINT`` is ``tracing.endpoint``."""
@@ -81,6 +82,7 @@ class ServeConfig:
         stop_s: Seconds that requests in work are given once the service is told to stop.
         watch_s: Seconds between looks at the index's folder, for another index in its place; 0
             never looks.
+        access: Who may use the service.
         ingest: How studies are taken in.
         tracing: Where traces go.
     """
@@ -100,6 +102,7 @@ class ServeConfig:
     host_names: tuple[str, ...] = ()
     stop_s: int = 10
     watch_s: float = 2.0
+    access: AccessConfig = field(default_factory=AccessConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
 

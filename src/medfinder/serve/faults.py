@@ -47,6 +47,15 @@ FAULTS: dict[type[MedFinderError], tuple[int, str]] = {
 """The nearest class in an error's ancestry decides."""
 
 RULES: dict[str, tuple[int, str]] = {
+    "unknown-account": (404, "Take names from /v1/accounts."),
+    "unknown-token": (404, "Take ids from /v1/tokens."),
+    "unknown-collection": (404, "Take ids from /v1/collections."),
+    "unknown-search": (404, "Take ids from /v1/saved-searches."),
+    "account-exists": (409, "Choose another name, or change that account."),
+    "last-admin": (409, "Make another account an administrator first."),
+    "has-collections": (409, "Name who gets them: ?give_to=NAME."),
+    "too-many-tokens": (409, "Revoke tokens that are not used."),
+    "too-many-kept": (409, "Delete what is no longer needed."),
     "no-explanation": (422, "Ask without an explanation, or index with the encoder 'medfinder'."),
     "no-volumes": (422, "Ask in words, or index with an encoder of volumes."),
     "empty-region": (422, "Draw a larger region, on the chest."),

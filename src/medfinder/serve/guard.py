@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medfinder.serve.access.gate import Gate
+from medfinder.serve.access.roles import NOBODY, check_role
+from medfinder.serve.audit import AuditLog
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import Refusal, answer
 from medfinder.serve.service import Service
@@ -20,6 +23,7 @@ from medfinder.serve.service import Service
 log = logging.getLogger("medfinder.serve")
 
 UPLOAD_PATH = "/v1/search/volume"
+INGEST_PATH = "/v1/ingest"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 CONTENT_SECURITY_POLICY = (
     # data: is for the letters and materials that the 3D view holds as pictures in its own code.
@@ -43,6 +47,11 @@ _STOPPING = Refusal(
     "Send the request again once it runs.",
     headers={"connection": "close"},
 )
+_NAMED = ("study_id", "collection_id", "search_id", "job_id", "token_id", "account")
+"""Parameters of paths that the audit log keeps, as what was acted on or shown."""
+_UNRECORDED = frozenset({"count_facets"})  # counts alone, at every keystroke
+_RECORDED = frozenset({"export_audit"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 
@@ -50,8 +59,10 @@ class Guard:
     """ASGI middleware that every request and every answer passes.
 
     A request must name this service as its host (so that no other site's name can be bound to
-    it), must not be sent by another site's page, and must end within its size. An answer carries
-    the security headers and a request id. The log has the route, never its parameters' values.
+    it), must not be sent by another site's page, and must end within its size. Who asks is known
+    before its body is read. An answer carries the security headers and a request id, and what it
+    shows is in the audit log before it is sent. The log has the route, never its parameters'
+    values.
     """
 
     def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
@@ -66,13 +77,15 @@ class Guard:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state |= {"request_id": request_id, "identity": NOBODY, "action": "", "trail": []}
         started = time.perf_counter()
         status = 0
 
         async def guarded_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                await _record(scope, message["status"])
                 status = message["status"]
                 out = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -86,6 +99,11 @@ class Guard:
             is_upload = _is_upload(scope, headers)
             limit = self._check(scope, headers, is_upload)
             service: Service = scope["app"].state.service
+            gate: Gate = scope["app"].state.gate
+            state["caller"] = gate.caller(scope, headers)
+            state["identity"] = await gate.identify(scope, headers, state["caller"])
+            if is_upload:  # others are asked by their route
+                check_role(state["identity"], "viewer")
             # Before the body is read: those who must wait leave no file on the disk.
             with service.upload_slot() if is_upload else contextlib.nullcontext():
                 await self.app(scope, _bounded(receive, limit), guarded_send)
@@ -135,11 +153,34 @@ class Guard:
         return limit
 
 
+async def _record(scope: Scope, status: int) -> None:
+    """Write down who did this, before anything of the answer is sent.
+
+    Searches and changes are an entry each; a study that is looked at, or a job that is asked
+    after, is one entry in `medfinder.serve.audit.AGAIN_S`.
+    """
+    log: AuditLog | None = scope["app"].state.audit
+    state = scope["state"]
+    action, identity = state["action"], state["identity"]
+    if log is None or not action:
+        return
+    if status == 403 and identity.role is not None:
+        await log.record(identity.name, "refused", [action], state["request_id"], is_look=True)
+    if status >= 400:
+        return
+    path: dict[str, str] = scope.get("path_params", {})
+    objects = [*(path[name] for name in _NAMED if name in path), *state["trail"]]
+    is_look = scope["method"] in _SAFE or scope["path"].startswith("/v1/studies/")
+    if action in _UNRECORDED or (is_look and not objects and action not in _RECORDED):
+        return
+    await log.record(identity.name, action, objects, state["request_id"], is_look=is_look)
+
+
 def _is_upload(scope: Scope, headers: Headers) -> bool:
-    """Tell the one request whose body goes to disk; all others are read into memory."""
+    """Tell the two requests whose body goes to disk; all others are read into memory."""
     return (
         scope["method"] == "POST"
-        and scope["path"] == UPLOAD_PATH
+        and scope["path"] in (UPLOAD_PATH, INGEST_PATH)
         and headers.get("content-type", "").startswith("multipart/")
     )
 

@@ -14,16 +14,17 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import BaseModel
 from starlette.responses import RedirectResponse, Response
 
 from medfinder.errors import InputError
+from medfinder.serve.access.roles import guarded
 from medfinder.serve.faults import Refusal
 from medfinder.serve.service import ERRORS
 
-api = APIRouter(prefix="/v1/pages", tags=["service"], responses=ERRORS)
-page = APIRouter(include_in_schema=False)
+api = guarded("viewer", prefix="/v1/pages", tags=["service"], responses=ERRORS)
+page = guarded("anyone", include_in_schema=False)
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",

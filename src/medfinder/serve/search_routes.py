@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import File, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -17,6 +17,7 @@ from medfinder.index.where import literal
 from medfinder.records import Hit, Laterality
 from medfinder.report.vocabulary import vocabulary
 from medfinder.search.regions import Box
+from medfinder.serve.access.roles import guarded
 from medfinder.serve.faults import Refusal
 from medfinder.serve.filters import to_where
 from medfinder.serve.guard import UPLOAD_PATH
@@ -37,7 +38,7 @@ from medfinder.serve.schemas import (
     hit_out,
     study_out,
 )
-from medfinder.serve.service import ERRORS, RequestId, Service, The
+from medfinder.serve.service import ERRORS, RequestId, Service, The, Trail
 from medfinder.serve.slices import PLANES, check_slice, region_voxels
 from medfinder.studies import ANY_FINDING
 
@@ -81,11 +82,13 @@ FACETS: dict[str, tuple[str, Group]] = {
 """Facet of the API → column of the index, and what its values are counted under."""
 _MAX_SPELLINGS = 40
 
-api = APIRouter(responses=ERRORS)
+api = guarded("viewer", responses=ERRORS)
 
 
 @api.post("/v1/search", tags=["search"], operation_id="search")
-async def search(query: SearchRequest, service: The, request_id: RequestId) -> SearchResponse:
+async def search(
+    query: SearchRequest, service: The, request_id: RequestId, trail: Trail
+) -> SearchResponse:
     """Find studies by a sentence, findings, a report, or likeness to another study."""
     started = time.perf_counter()
     kind, asked = await asked_of(query, service)
@@ -109,13 +112,16 @@ async def search(query: SearchRequest, service: The, request_id: RequestId) -> S
         exclude_same_patient=query.exclude_same_patient,
     )
     kind = kind or ("keywords" if query.keywords else "like")
-    return _response(kind, hits, query, started, request_id)
+    answer = _response(kind, hits, query, started, request_id)
+    trail += [hit.study_id for hit in answer.hits]
+    return answer
 
 
 @api.post(UPLOAD_PATH, tags=["search"], operation_id="search_by_volume")
 async def search_by_volume(
     service: The,
     request_id: RequestId,
+    trail: Trail,
     file: Annotated[
         UploadFile, File(description="A NIfTI or DICOM file, or a zip of one DICOM series.")
     ],
@@ -144,6 +150,7 @@ async def search_by_volume(
     )
     answer = _response("volume", hits, query, started, request_id)
     answer.query_study = study_out(held.study) if held else None
+    trail += [hit.study_id for hit in answer.hits]
     return answer
 
 

@@ -27,6 +27,7 @@ from medfinder.serve.access.roles import LOCAL, Identity
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.faults import INDEX_IS_GONE, Refusal
 from medfinder.serve.held import Held, HeldQuery, is_held
+from medfinder.serve.ingest import Ingest
 from medfinder.serve.lanes import Lane
 from medfinder.serve.metrics import Metrics
 from medfinder.serve.schemas import ErrorResponse
@@ -66,6 +67,12 @@ class Service:
         self.held = Held(folder, config.held_bytes, config.held_s)
         self._regions: OrderedDict[tuple[str, str], RegionFeatures] = OrderedDict()
         self._studies: OrderedDict[str, tuple[float, Study]] = OrderedDict()
+        self.is_stopping = False  # streams of events end
+        self.ingest: Ingest | None = None
+        if config.ingest.folder:
+            self.ingest = Ingest(config.ingest, lambda: self.finder, self.metrics)
+        self._jobs = Lane("jobs")
+        self._received = Lane("received", 2)
         self._words = Lane("words")
         self._volumes = Lane("volumes")
         self._rows = Lane("rows", 4)
@@ -103,7 +110,8 @@ class Service:
     @property
     def lanes(self) -> list[Lane]:
         """Every lane of threads."""
-        return [part for part in vars(self).values() if isinstance(part, Lane)]
+        lanes = [part for part in vars(self).values() if isinstance(part, Lane)]
+        return lanes if self.ingest is None else [*lanes, self.ingest.lane]
 
     def take(self, finder: Finder) -> None:
         """Answer from another index from now on; what has begun ends with the one before."""
@@ -229,6 +237,14 @@ class Service:
         finally:
             self.n_uploads -= 1
 
+    async def receive(self, work: Callable[[], T]) -> T:
+        """Have an upload unpacked that is not searched for."""
+        return await self._run(self._received, work)
+
+    async def ask_jobs(self, work: Callable[[], T]) -> T:
+        """Ask after jobs, which can be told of without an index."""
+        return await self._jobs.run(work)
+
     async def rows(self, work: Callable[[], T]) -> T:
         """Ask the index's table."""
         return await self._run(self._rows, work)
@@ -305,6 +321,8 @@ class Service:
     def close(self) -> None:
         """Let go of the threads; what waits for one is cancelled."""
         self.pixels.close()
+        if self.ingest is not None:
+            self.ingest.close()
         for lane in self.lanes:
             lane.close()
         self.held.close()

@@ -2,20 +2,21 @@
 
 import contextlib
 
-from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 import medfinder
 from medfinder.errors import MedFinderError
+from medfinder.serve.access.roles import guarded, needs
 from medfinder.serve.metrics import CONTENT_TYPE
 from medfinder.serve.schemas import MAX_K, Alive, StatusResponse, WindowOut
-from medfinder.serve.service import ERRORS, The
+from medfinder.serve.service import ERRORS, Service, The
 from medfinder.serve.slices import WINDOWS
 
-api = APIRouter(responses=ERRORS)
+api = guarded("anyone", responses=ERRORS)
 
 
-@api.get("/v1/status", tags=["service"], operation_id="get_status")
+@api.get("/v1/status", tags=["service"], operation_id="get_status", dependencies=[needs("viewer")])
 async def get_status(service: The) -> StatusResponse:
     """Return what this service holds and can do."""
     status = await service.rows(service.finder.status)
@@ -42,9 +43,16 @@ async def ready(service: The) -> Alive:
     return Alive()
 
 
-@api.get("/metrics", tags=["service"], operation_id="get_metrics", include_in_schema=False)
-async def get_metrics(service: The) -> Response:
+@api.get(
+    "/metrics",
+    tags=["service"],
+    operation_id="get_metrics",
+    include_in_schema=False,
+    dependencies=[needs("admin", or_here=True)],
+)
+async def get_metrics(request: Request) -> Response:
     """Return what is counted, for Prometheus; also while there is no index."""
+    service: Service = request.app.state.service  # whole: who may ask is asked above
     with contextlib.suppress(MedFinderError):
         index = service.finder.index
         n_studies = await service.rows(index.count)

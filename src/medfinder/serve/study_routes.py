@@ -5,11 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from medfinder.errors import InputError
 from medfinder.records import Study
+from medfinder.serve.access.roles import guarded
 from medfinder.serve.coarse import check_edge, encode_coarse
 from medfinder.serve.schemas import KeySlice, Lungs, StudyOut, study_out
 from medfinder.serve.service import ERRORS, Service, The, pixels_key
@@ -24,7 +25,7 @@ from medfinder.serve.slices import (
     render_slice,
 )
 
-api = APIRouter(responses=ERRORS)
+api = guarded("viewer", responses=ERRORS)
 
 Draw = Callable[[Pixels], bytes]
 SlabMm = Annotated[
