@@ -22,6 +22,7 @@ from robustness_section import (
     reranking_section,
     robustness_section,
 )
+from service_section import refining_section
 
 from medfinder.cli.app import app
 
@@ -236,6 +237,7 @@ def benchmarks_page() -> str:
         "robustness": robustness_section,
         "reranking": reranking_section,
         "localisation": localisation_section,
+        "refining": refining_section,
     }
     for name, section in sections.items():
         if (results / f"{name}.json").is_file():

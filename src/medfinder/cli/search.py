@@ -32,7 +32,22 @@ def search(
         list[str] | None, typer.Option(help="Finding that a hit must affirm. Repeatable.")
     ] = None,
     study: Annotated[str | None, typer.Option(help="More like this study of the index.")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(help="Study that is right: hits resemble it too. Repeatable."),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option(help="Study that is wrong: hits differ from it. Repeatable."),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Finding that a hit must not affirm. Repeatable.")
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many hits, 1 to 1000.")] = 10,
+    offset: Annotated[int, typer.Option(help="Hits to leave out: those of pages before.")] = 0,
+    sort: Annotated[
+        str, typer.Option(help="Order of the best: score, date, -date, age or -age.")
+    ] = "score",
     where: Annotated[
         str | None, typer.Option(help="SQL over the facets: \"sex = 'F' AND age >= 50\".")
     ] = None,
@@ -66,7 +81,12 @@ def search(
         report=_read_text(report) if report is not None else None,
         keyword=keyword or None,
         study_id=study,
+        like=like or (),
+        unlike=unlike or (),
+        without=without,
         k=k,
+        offset=offset,
+        sort=sort,
         where=where,
         exclude_same_patient=not same_patient,
         by=by or None,
