@@ -8,6 +8,7 @@ import typer
 
 import medfinder
 from medfinder.cli import (
+    account,
     audit,
     benchmark,
     card,
@@ -68,6 +69,7 @@ for module in (
     search,
     benchmark,
     serve,
+    account,
     audit,
     encode,
     findings,

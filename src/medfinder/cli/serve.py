@@ -23,6 +23,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port; 0 for any free one, 8000 if not given.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer; 1 if not given.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file; its table 'serve' is read.")
     ] = None,
@@ -35,8 +38,21 @@ def serve(
     ] = False,
     allow_remote: Annotated[
         bool,
-        typer.Option("--allow-remote", help="Listen beyond this machine, without any sign-in."),
+        typer.Option(
+            "--allow-remote", help="As --access off, with an address beyond this machine."
+        ),
     ] = False,
+    access: Annotated[
+        str | None,
+        typer.Option(
+            help="required: nobody without an account; off: all who reach it may do everything; "
+            "auto, if not given: off on this machine alone, required elsewhere."
+        ),
+    ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file for accounts, collections and the audit log."),
+    ] = None,
     review: Annotated[
         Path | None,
         typer.Option(help="Curated folder whose studies in doubt are reviewed in the page."),
@@ -70,7 +86,13 @@ def serve(
     from medfinder.serve.ingest import check_folder
     from medfinder.serve.page_routes import Documents
 
-    settings = load_serve_config(config, os.environ, set_ or ())
+    given = [*(set_ or ()), *([] if access is None else [f"access.mode={access}"])]
+    settings = load_serve_config(config, os.environ, given)
+    if database is not None:
+        place = replace(settings.access, database_url=str(database))
+        settings = replace(settings, access=place)
+    if workers is not None:
+        settings = from_dict(ServeConfig, {**to_dict(settings), "workers": workers})
     if ingest is not None:
         settings = replace(settings, ingest=replace(settings.ingest, folder=str(ingest)))
     if settings.ingest.folder:
