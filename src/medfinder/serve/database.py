@@ -31,7 +31,21 @@ _LOCK_KEY = 0x6D656466  # of PostgreSQL's advisory lock while tables are made
 
 metadata = sql.MetaData()
 
-_Id = sql.String(64)
+
+class Words(sql.TypeDecorator[str]):
+    """Text as both databases can keep it: PostgreSQL has no zero, neither has halves of characters."""
+
+    impl = sql.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sql.Dialect) -> str | None:
+        """Put a sign in the place of what cannot be kept."""
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+_Id = Words(64)
 _Time = sql.String(32)  # ISO 8601 in UTC, of one length, so that they sort as text
 
 versions = sql.Table(
@@ -44,12 +58,12 @@ accounts = sql.Table(
     "accounts",
     metadata,
     sql.Column("account_id", _Id, primary_key=True),
-    sql.Column("name", sql.String(80), nullable=False, unique=True),
-    sql.Column("password", sql.String(400)),
-    sql.Column("role", sql.String(20), nullable=False),
-    sql.Column("sources", sql.Text),
+    sql.Column("name", Words(80), nullable=False, unique=True),
+    sql.Column("password", Words(400)),
+    sql.Column("role", Words(20), nullable=False),
+    sql.Column("sources", Words),
     sql.Column("is_active", sql.Boolean, nullable=False),
-    sql.Column("subject", sql.String(600), unique=True),
+    sql.Column("subject", Words(600), unique=True),
     sql.Column("created", _Time, nullable=False),
 )
 sessions = sql.Table(
@@ -71,8 +85,8 @@ tokens = sql.Table(
     sql.Column(
         "account_id", sql.ForeignKey("accounts.account_id", ondelete="CASCADE"), nullable=False
     ),
-    sql.Column("name", sql.String(80), nullable=False),
-    sql.Column("role", sql.String(20), nullable=False),
+    sql.Column("name", Words(80), nullable=False),
+    sql.Column("role", Words(20), nullable=False),
     sql.Column("created", _Time, nullable=False),
     sql.Column("expires", _Time),
     sql.Column("used", _Time),
@@ -93,8 +107,8 @@ sign_ins = sql.Table(
     metadata,
     sql.Column("state_hash", _Id, primary_key=True),
     sql.Column("browser_hash", _Id, nullable=False),
-    sql.Column("nonce", sql.String(100), nullable=False),
-    sql.Column("verifier", sql.String(150), nullable=False),
+    sql.Column("nonce", Words(100), nullable=False),
+    sql.Column("verifier", Words(150), nullable=False),
     sql.Column("created", _Time, nullable=False),
 )
 audit = sql.Table(
@@ -102,10 +116,10 @@ audit = sql.Table(
     metadata,
     sql.Column("seq", sql.BigInteger, primary_key=True, autoincrement=False),
     sql.Column("at", _Time, nullable=False),
-    sql.Column("account", sql.String(80), nullable=False),
-    sql.Column("action", sql.String(80), nullable=False),
-    sql.Column("objects", sql.Text, nullable=False),
-    sql.Column("request_id", sql.String(64), nullable=False),
+    sql.Column("account", Words(80), nullable=False),
+    sql.Column("action", Words(80), nullable=False),
+    sql.Column("objects", Words, nullable=False),
+    sql.Column("request_id", Words(64), nullable=False),
     sql.Column("previous", _Id, nullable=False),
     sql.Column("hash", _Id, nullable=False),
     sql.Index("audit_account", "account", "seq"),
@@ -116,8 +130,8 @@ collections = sql.Table(
     metadata,
     sql.Column("collection_id", _Id, primary_key=True),
     sql.Column("owner_id", _Id, nullable=False),  # no foreign key: "local" has no account
-    sql.Column("name", sql.String(200), nullable=False),
-    sql.Column("description", sql.Text, nullable=False),
+    sql.Column("name", Words(200), nullable=False),
+    sql.Column("description", Words, nullable=False),
     sql.Column("created", _Time, nullable=False),
     sql.Column("changed", _Time, nullable=False),
     sql.Index("collections_owner", "owner_id"),
@@ -130,8 +144,8 @@ collection_studies = sql.Table(
         sql.ForeignKey("collections.collection_id", ondelete="CASCADE"),
         primary_key=True,
     ),
-    sql.Column("study_id", sql.String(200), primary_key=True),
-    sql.Column("note", sql.Text, nullable=False),
+    sql.Column("study_id", Words(200), primary_key=True),
+    sql.Column("note", Words, nullable=False),
     sql.Column("added", _Time, nullable=False),
 )
 collection_shares = sql.Table(
@@ -145,7 +159,7 @@ collection_shares = sql.Table(
     sql.Column(
         "account_id", sql.ForeignKey("accounts.account_id", ondelete="CASCADE"), primary_key=True
     ),
-    sql.Column("permission", sql.String(10), nullable=False),
+    sql.Column("permission", Words(10), nullable=False),
     sql.Index("collection_shares_account", "account_id"),
 )
 saved_searches = sql.Table(
@@ -153,8 +167,8 @@ saved_searches = sql.Table(
     metadata,
     sql.Column("search_id", _Id, primary_key=True),
     sql.Column("owner_id", _Id, nullable=False),
-    sql.Column("name", sql.String(200), nullable=False),
-    sql.Column("query", sql.Text, nullable=False),
+    sql.Column("name", Words(200), nullable=False),
+    sql.Column("query", Words, nullable=False),
     sql.Column("created", _Time, nullable=False),
     sql.Index("saved_searches_owner", "owner_id"),
 )

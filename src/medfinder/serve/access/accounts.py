@@ -101,7 +101,8 @@ def add_account(
     query = sql.select(accounts.c.account_id).where(accounts.c.name == name)
     if connection.execute(query).first() is not None:
         raise InputError(
-            f"There is an account {name!r} already. Choose another name, or change that account.",
+            f"There is an account {name!r} already: expected a name that is free. Choose another, or "
+            "change that account.",
             rule="account-exists",
         )
     kept = check_sources(sources)
