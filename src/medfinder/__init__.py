@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Client": "medfinder.serve.client",
     "Embedder": "medfinder.embed",
     "Finder": "medfinder.search.finder",
     "Finding": "medfinder.records",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from medfinder.search.build import build_index as build_index
     from medfinder.search.finder import Finder as Finder
     from medfinder.search.finder import open_index as open_index
+    from medfinder.serve.client import Client as Client
     from medfinder.volume.preprocess import preprocess as preprocess
     from medfinder.volume.read import read_volume as read_volume
     from medfinder.volume.volume import Volume as Volume

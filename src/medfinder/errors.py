@@ -12,7 +12,8 @@
     ├── ArtifactError   a stage's folder cannot be used
     │   ├── Incomplete         the stage that writes it has not finished
     │   └── Mismatch           it was made by another model, schema or configuration
-    └── MissingExtra    an optional package is absent; the text is the pip command
+    ├── MissingExtra    an optional package is absent; the text is the pip command
+    └── ServiceError    a MedFinder service refused, was busy, or could not be reached
 
 Message grammar: *what is wrong — where — expected, got — what to do.*
 No message holds a patient's identity, a path the user did not type, or report text.
@@ -20,7 +21,15 @@ No message holds a patient's identity, a path the user did not type, or report t
 
 
 class MedFinderError(Exception):
-    """Any error that a user can act on; the command line prints it and exits with 2."""
+    """Any error that a user can act on; the command line prints it and exits with 2.
+
+    Attributes:
+        hint: What to do, where a service answered; "" otherwise.
+        request_id: By which the service's log knows the request; "" otherwise.
+    """
+
+    hint: str = ""
+    request_id: str = ""
 
 
 class InputError(MedFinderError):
@@ -83,3 +92,17 @@ class Mismatch(ArtifactError):
 
 class MissingExtra(MedFinderError):
     """An optional package is absent; the text says which pip command brings it."""
+
+
+class ServiceError(MedFinderError):
+    """A MedFinder service refused, was busy, or could not be reached.
+
+    Attributes:
+        status: HTTP status of the answer; None without one.
+        kind: The service's word for what is wrong, such as ``"NotSignedIn"``.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, kind: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind

@@ -87,12 +87,11 @@ def serve(
     from medfinder.serve.page_routes import Documents
 
     given = [*(set_ or ()), *([] if access is None else [f"access.mode={access}"])]
+    given += [] if workers is None else [f"workers={workers}"]
     settings = load_serve_config(config, os.environ, given)
     if database is not None:
         place = replace(settings.access, database_url=str(database))
         settings = replace(settings, access=place)
-    if workers is not None:
-        settings = from_dict(ServeConfig, {**to_dict(settings), "workers": workers})
     if ingest is not None:
         settings = replace(settings, ingest=replace(settings.ingest, folder=str(ingest)))
     if settings.ingest.folder:

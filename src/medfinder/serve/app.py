@@ -15,6 +15,7 @@ import threading
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -31,6 +32,7 @@ from medfinder.errors import ConfigError, MedFinderError
 from medfinder.search.finder import Finder, open_index
 from medfinder.serve import (
     account_routes,
+    collection_routes,
     ingest_routes,
     page_routes,
     review_routes,
@@ -46,11 +48,13 @@ from medfinder.serve.config import ServeConfig
 from medfinder.serve.database import Database, beside
 from medfinder.serve.faults import answer
 from medfinder.serve.guard import Guard
+from medfinder.serve.lanes import Lane
 from medfinder.serve.metrics import Observed
 from medfinder.serve.page_routes import Documents
 from medfinder.serve.service import Service
 from medfinder.serve.swap import Watch, held_to
 from medfinder.serve.uploads import remove_leftovers
+from medfinder.serve.workers import supervise
 
 log = logging.getLogger("medfinder.serve")
 
@@ -87,11 +91,13 @@ def create_app(
     finder = open_index(held_to(path)) if isinstance(index, (str, Path)) else index
     database = _open_database(path, config)
     gate = Gate(config.access, database)
+    exports = Lane("exports", 2)
     service = Service(finder, config)
 
     def close() -> None:
         service.close()
         gate.close()
+        exports.close()
         if database is not None:
             database.close()
         if review is not None:
@@ -119,6 +125,7 @@ def create_app(
         ingest_routes.TAG,
         session_routes.TAG,
         *account_routes.TAGS,
+        collection_routes.TAG,
     ]
     app = FastAPI(
         title="MedFinder",
@@ -134,6 +141,7 @@ def create_app(
     )
     app.state.service = service
     app.state.gate = gate
+    app.state.exports = exports
     app.state.audit = None if database is None else AuditLog(database)
     app.state.oidc = Oidc(config.access.oidc) if config.access.oidc.issuer else None
     for router in (
@@ -143,6 +151,7 @@ def create_app(
         ingest_routes.api,
         session_routes.api,
         account_routes.api,
+        collection_routes.api,
     ):
         app.include_router(router)
     if review is not None:
@@ -206,31 +215,90 @@ def serve(
     config = _with_access(index, host, config, allow_remote)
     listener = _listen(host, port)
     with contextlib.closing(listener):
-        port = listener.getsockname()[1]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        app = create_app(index, config, review, documents)
-        server = _Server(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                access_log=False,  # it would log URLs; the guard logs routes
-                log_level="warning",
-                server_header=False,
-                timeout_graceful_shutdown=config.stop_s,
-                h11_max_incomplete_event_size=64 * 2**10,
-            )
-        )
+        name, port = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
+        url = f"http://{name}:{port}/"
         pages = [url] if review is None else [url, f"{url}#/review"]
-        server.on_started = lambda: _announce(pages, on_ready, open_browser)
-        server.service = app.state.service
-        try:
-            with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
-                server.run(sockets=[listener])
-        finally:
-            server.stopped.set()
+
+        def announce() -> None:
+            _announce(pages, on_ready, open_browser)
+
+        if config.workers == 1:
+            return _serve_one(index, listener, config, review, documents, announce)
+        return supervise(
+            partial(_work, *_checked(index, review), documents=documents),
+            listener,
+            config,
+            announce,
+        )
+
+
+def _serve_one(
+    index: Finder | str | Path,
+    listener: socket.socket,
+    config: ServeConfig,
+    review: ReviewQueue | str | Path | None,
+    documents: Documents,
+    on_started: Callable[[], None],
+) -> bool:
+    """Serve in this process until told to stop; return whether all work was done."""
+    app = create_app(index, config, review, documents)
+    host, port = listener.getsockname()[:2]
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            access_log=False,  # it would log URLs; the guard logs routes
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=config.stop_s,
+            h11_max_incomplete_event_size=64 * 2**10,
+        )
+    )
+    server.on_started = on_started
+    server.service = app.state.service
+    try:
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to stop it
+            server.run(sockets=[listener])
+    finally:
+        server.stopped.set()
     working = [app.state.service] if review is None else [app.state.service, app.state.review]
     return not any(part.is_working for part in working)
+
+
+def _work(
+    index: Path,
+    review: Path | None,
+    listener: socket.socket,
+    config: ServeConfig,
+    on_started: Callable[[], None],
+    *,
+    documents: Documents,
+) -> None:
+    """Serve as one of several processes; what goes on after a stop ends with the process."""
+    if not _serve_one(index, listener, config, review, documents, on_started):
+        os._exit(0)
+
+
+def _checked(
+    index: Finder | str | Path, review: ReviewQueue | str | Path | None
+) -> tuple[Path, Path | None]:
+    """Return the folders that every process opens for itself.
+
+    Raises:
+        ConfigError: One is open here already (rule ``workers``).
+        InputError: There is no such folder.
+        ArtifactError: The index is unfinished, or of another version.
+    """
+    if isinstance(index, Finder) or isinstance(review, ReviewQueue):
+        raise ConfigError(
+            "Several workers open what they serve each for themselves: expected folders, got a "
+            f"{'Finder' if isinstance(index, Finder) else 'ReviewQueue'}. Give the folder, or serve "
+            "with one worker.",
+            rule="workers",
+        )
+    open_index(held_to(Path(index)))
+    return Path(index), None if review is None else Path(review)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,19 +1,18 @@
 """Studies are taken in: ``/v1/ingest`` and the jobs that do it."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import File, Form, Request, UploadFile
-from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
-from medfinder.serve.access.roles import guarded
+from medfinder.serve.access.roles import Identity, guarded
 from medfinder.serve.faults import Refusal
 from medfinder.serve.ingest import ACTIVE, STAGES, Ingest, Job
+from medfinder.serve.schemas import JobError, JobOut, JobsResponse, Rejected
 from medfinder.serve.service import ERRORS, Service, The
 from medfinder.serve.uploads import unpacked
 
@@ -26,45 +25,9 @@ _BEAT_S = 15.0  # a proxy may end a connection that says nothing
 Id = Annotated[str | None, Form(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
-class Rejected(BaseModel):
-    """Why what was sent is no study; rules are in the reference of rejections."""
-
-    rule: str
-    reason: str
-
-
-class JobError(BaseModel):
-    """What failed inside the service."""
-
-    type: str
-    message: str
-
-
-class JobOut(BaseModel):
-    """How far a study has been taken in."""
-
-    job_id: str
-    state: Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-    stage: Literal["waiting", "checking", "embedding", "indexed"]
-    done: int = Field(description="Stages that are behind it.")
-    total: int = Field(description="Stages that there are.")
-    created: float = Field(description="Seconds since 1970.")
-    ended: float | None
-    source: str
-    studies: list[str] = Field(description="Ids in the index, once it is done.")
-    rejections: list[Rejected]
-    doubts: list[Rejected] = Field(description="What a person should look at.")
-    error: JobError | None
-
-
-class JobsResponse(BaseModel):
-    """All jobs that are remembered, the newest first."""
-
-    jobs: list[JobOut]
-
-
 @api.post(INGEST_PATH, operation_id="ingest", status_code=202)
 async def ingest(
+    request: Request,
     service: The,
     file: Annotated[
         UploadFile, File(description="A NIfTI or DICOM file, or a zip of one DICOM series.")
@@ -76,7 +39,7 @@ async def ingest(
     age: Annotated[int | None, Form(ge=0, le=120, description="Years.")] = None,
     study_date: Annotated[str | None, Form(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None,
     body_part: Annotated[str | None, Form(max_length=64)] = None,
-    source: Annotated[str, Form(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "ingest",
+    source: Annotated[str | None, Form(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = None,
 ) -> JobOut:
     """Take in a study: it is checked, de-identified, embedded and added to the index.
 
@@ -84,7 +47,10 @@ async def ingest(
     own numbers become pseudonyms.
     """
     jobs = _ingest(service)
-    if service.sources is not None and source not in service.sources:
+    who: Identity = request.state.identity
+    if who.sources is not None and source is None:
+        source = next(iter(who.sources), None)
+    if who.sources is not None and source not in who.sources:
         raise Refusal(
             403,
             "Forbidden",
@@ -103,22 +69,24 @@ async def ingest(
 
     def receive() -> Job:
         with unpacked(file.file, service.config.max_expanded_bytes) as path:
-            return jobs.submit(path, facts, source=source)
+            return jobs.submit(path, facts, source=source or "ingest", account=who.name)
 
-    return job_out(await service.receive(receive))
+    return job_out(await service.receive(receive), who)
 
 
 @api.get("/v1/jobs", operation_id="get_jobs")
-async def get_jobs(service: The) -> JobsResponse:
+async def get_jobs(request: Request, service: The) -> JobsResponse:
     """Return all jobs that are remembered, the newest first."""
+    who: Identity = request.state.identity
     jobs = await service.ask_jobs(_ingest(service).jobs)
-    return JobsResponse(jobs=[job_out(job) for job in jobs])
+    return JobsResponse(jobs=[job_out(job, who) for job in jobs if _may_know(who, job)])
 
 
 @api.get("/v1/jobs/{job_id}", operation_id="get_job")
-async def get_job(job_id: str, service: The) -> JobOut:
+async def get_job(job_id: str, request: Request, service: The) -> JobOut:
     """Return a job."""
-    return job_out(await _find(service, job_id))
+    who: Identity = request.state.identity
+    return job_out(await _find(service, job_id, who), who)
 
 
 @api.get(
@@ -135,15 +103,19 @@ async def get_job(job_id: str, service: The) -> JobOut:
 )
 async def follow_job(job_id: str, request: Request, service: The) -> StreamingResponse:
     """Follow a job until it has ended."""
-    job = await _find(service, job_id)
+    who: Identity = request.state.identity
+    job = await _find(service, job_id, who)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_events(job, service), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        _events(job, service, who), media_type="text/event-stream", headers=headers
+    )
 
 
 @api.delete("/v1/jobs/{job_id}", operation_id="cancel_job", status_code=202)
-async def cancel_job(job_id: str, service: The) -> JobOut:
+async def cancel_job(job_id: str, request: Request, service: The) -> JobOut:
     """Have a job end at its next step; nothing of it is kept."""
-    job = await _find(service, job_id)
+    who: Identity = request.state.identity
+    job = await _find(service, job_id, who)
     if job.state not in ACTIVE:
         raise Refusal(
             409,
@@ -152,11 +124,22 @@ async def cancel_job(job_id: str, service: The) -> JobOut:
             "Ask for it by GET to see what came of it.",
         )
     await service.ask_jobs(partial(_ingest(service).cancel, job_id))
-    return job_out(job)
+    return job_out(job, who)
 
 
-def job_out(job: Job) -> JobOut:
-    """Return what may be told of a job."""
+def _may_know(who: Identity, job: Job) -> bool:
+    return who.sources is None or job.source in who.sources
+
+
+def job_out(job: Job, who: Identity) -> JobOut:
+    """Return what `who` may be told of a job."""
+
+    def told(rule: str, reason: str) -> str:
+        # Such a reason names a study, which may be of a source that the account must not know.
+        if who.sources is not None and rule == "duplicate-volume":
+            return "The index has these very voxels."
+        return reason
+
     return JobOut(
         job_id=job.job_id,
         state=job.state,
@@ -167,7 +150,9 @@ def job_out(job: Job) -> JobOut:
         ended=job.ended,
         source=job.source,
         studies=list(job.studies) if job.state == "done" else [],
-        rejections=[Rejected(rule=rule, reason=reason) for rule, reason in job.rejections],
+        rejections=[
+            Rejected(rule=rule, reason=told(rule, reason)) for rule, reason in job.rejections
+        ],
         doubts=[Rejected(rule=rule, reason=reason) for rule, reason in job.doubts],
         error=JobError(type=job.error[0], message=job.error[1]) if job.error else None,
     )
@@ -184,9 +169,9 @@ def _ingest(service: Service) -> Ingest:
     return service.ingest
 
 
-async def _find(service: Service, job_id: str) -> Job:
+async def _find(service: Service, job_id: str, who: Identity) -> Job:
     job = await service.ask_jobs(partial(_ingest(service).job, job_id))
-    if job is None:
+    if job is None or not _may_know(who, job):
         raise Refusal(
             404,
             "UnknownName",
@@ -196,14 +181,14 @@ async def _find(service: Service, job_id: str) -> Job:
     return job
 
 
-async def _events(job: Job, service: Service) -> AsyncIterator[str]:
+async def _events(job: Job, service: Service, who: Identity) -> AsyncIterator[str]:
     told: Job | None = None
     beat = time.monotonic()
     while True:
         if job != told:
             kind = "progress" if job.state in ACTIVE else "failed"
             kind = "done" if job.state == "done" else kind
-            yield f"event: {kind}\ndata: {json.dumps(job_out(job).model_dump())}\n\n"
+            yield f"event: {kind}\ndata: {job_out(job, who).model_dump_json()}\n\n"
             told, beat = job, time.monotonic()
         if job.state not in ACTIVE or service.is_stopping:
             return

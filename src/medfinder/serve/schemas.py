@@ -287,6 +287,43 @@ class FindingsResponse(BaseModel):
     findings: list[FindingName]
 
 
+class Rejected(BaseModel):
+    """Why what was sent is no study; rules are in the reference of rejections."""
+
+    rule: str
+    reason: str
+
+
+class JobError(BaseModel):
+    """What failed inside the service."""
+
+    type: str
+    message: str
+
+
+class JobOut(BaseModel):
+    """How far a study has been taken in."""
+
+    job_id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+    stage: Literal["waiting", "checking", "embedding", "indexed"]
+    done: int = Field(description="Stages that are behind it.")
+    total: int = Field(description="Stages that there are.")
+    created: float = Field(description="Seconds since 1970.")
+    ended: float | None
+    source: str
+    studies: list[str] = Field(description="Ids in the index, once it is done.")
+    rejections: list[Rejected]
+    doubts: list[Rejected] = Field(description="What a person should look at.")
+    error: JobError | None
+
+
+class JobsResponse(BaseModel):
+    """All jobs that are remembered, the newest first."""
+
+    jobs: list[JobOut]
+
+
 class WindowOut(BaseModel):
     """A window preset, in HU."""
 
