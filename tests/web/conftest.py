@@ -1,11 +1,20 @@
-"""The page in a headless Chromium, over a real server on a free port of this machine."""
+"""The page in a headless Chromium, over a real server on a free port of this machine.
+
+``MEDFINDER_SCREENSHOTS=FOLDER`` makes the tests that have a picture to show write it there.
+"""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
 
+from medfinder.curate.curate import curate
+from medfinder.curate.sources.folder import FolderSource
+from medfinder.phantom.phantom import write_phantoms
+from medfinder.search.build import build_index
+from medfinder.serve.page_routes import Documents
 from stubs.served import serving
 
 _path = Path(__file__).parents[1] / "serve" / "conftest.py"
@@ -27,18 +36,40 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--disable-gpu",
 ]
+DRAWS_3D = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # slower at all else
 
 
 @pytest.fixture(scope="session")
-def browser():
+def chromium():
+    """Return a function that starts a browser with flags."""
     if not CHROMIUM.exists():
         pytest.skip("no /usr/bin/chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
+        started = []
+
+        def start(flags):
+            browser = playwright.chromium.launch(
+                executable_path=str(CHROMIUM), args=[*FLAGS, *flags]
+            )
+            started.append(browser)
+            return browser
+
+        yield start
+        for browser in started:
+            browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    """A browser that draws in two dimensions."""
+    return chromium(["--disable-gpu"])
+
+
+@pytest.fixture(scope="session")
+def browser_3d(chromium):
+    """A browser with WebGL, in software."""
+    return chromium(DRAWS_3D)
 
 
 def finder(index):
@@ -46,9 +77,37 @@ def finder(index):
 
 
 @pytest.fixture(scope="session")
-def site(shared_index):
+def hospital_finder(shared_index):
+    return finder(shared_index)
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory):
+    """A card and a benchmark of a few words, with a style and a script that must not run."""
+    folder = tmp_path_factory.mktemp("documents")
+    for name in ("card", "benchmark"):
+        (folder / f"{name}.html").write_text(
+            f"<!doctype html><title>{name}</title><style>h1 {{ color: rgb(1, 2, 3) }}</style>"
+            f"<h1>The {name}</h1><script>document.title = 'ran'</script>"
+        )
+    return Documents(folder / "card.html", folder / "benchmark.html")
+
+
+@pytest.fixture(scope="session")
+def site(shared_index, documents):
     """The URL of a server that runs as long as the tests do."""
-    with serving(finder(shared_index)) as served:
+    with serving(finder(shared_index), documents=documents) as served:
+        yield served.url
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """The URL of a service over phantom CTs, indexed with the encoder that comes along."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder / "raw", 14, 5, size=(64, 112, 112))
+    curate(FolderSource(folder / "raw", folder / "raw" / "studies.csv"), folder / "studies")
+    build_index(folder / "studies", folder / "idx", encoder="medfinder")
+    with serving(folder / "idx", review=folder / "studies") as served:
         yield served.url
 
 
@@ -60,23 +119,52 @@ def review_site(shared_index, folder):
 
 
 @pytest.fixture
-def page(browser, site):
-    """A fresh page that must end without an error in its console."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="dark")
-    context.set_default_timeout(10_000)
-    page = context.new_page()
+def visit(browser):
+    """Return a function that opens an address; no page may leave an error in its console."""
+    contexts = []
     problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
+
+    def note(message):
+        # A refusal is an answer; the browser notes it as an error of its own.
+        if message.type in ("error", "warning") and "status of 4" not in message.text:
             problems.append(message.text)
-            if message.type in ("error", "warning") and "status of 4" not in message.text
-            else None
-        ),
-    )
-    page.goto(site)
-    page.wait_for_selector("fieldset[data-facet=sex]")
-    yield page
-    context.close()
+
+    def go(url, *, scheme="dark", size=(1440, 900), ready="fieldset[data-facet=sex]", **options):
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            **{"locale": "en-US", **options},
+        )
+        contexts.append(context)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", note)
+        page.goto(url)
+        page.wait_for_selector(ready, state="attached")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
     assert problems == []
+
+
+@pytest.fixture
+def page(visit, site):
+    """A fresh page over the small hospital."""
+    return visit(site)
+
+
+@pytest.fixture
+def picture():
+    """Return a function that writes a page's picture, where pictures are wanted."""
+    folder = os.environ.get("MEDFINDER_SCREENSHOTS")
+
+    def take(page, name):
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            page.wait_for_timeout(600)  # pictures fade in
+            page.screenshot(path=Path(folder) / f"{name}.png")
+
+    return take

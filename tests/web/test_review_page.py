@@ -1,6 +1,5 @@
 """What two readers do on the review's page, with the keyboard above all."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from medfinder.curate.review import Decision, ReviewQueue
 from medfinder.records import Doubt
 from stubs import reviewed
+from stubs.pages import until
 
 CONTRAST = """() => {
   const light = (c) => {
@@ -34,14 +34,6 @@ CONTRAST = """() => {
 }"""
 
 
-def until(page, expression, arg=None):
-    """Wait until a script's expression holds; Playwright's own way needs eval, which the page forbids."""
-    deadline = time.monotonic() + 30
-    while not page.evaluate(expression, arg):
-        assert time.monotonic() < deadline, f"never so: {expression}"
-        page.wait_for_timeout(30)
-
-
 @pytest.fixture
 def folder(tmp_path, studies):
     """Four doubted studies; the CT of the first is in the index."""
@@ -54,32 +46,16 @@ def folder(tmp_path, studies):
 
 
 @pytest.fixture
-def visit(browser, review_site):
-    """Return a function that opens the page as a reader; none may leave an error behind."""
-    contexts = []
-    problems = []
-
-    def note(message):
-        if message.type in ("error", "warning") and "status of 4" not in message.text:
-            problems.append(message.text)
+def visit(visit, review_site):
+    """Return a function that opens the review as a reader."""
 
     def go(name="Ana Gómez", scheme="dark"):
-        context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        context.set_default_timeout(30_000)
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", note)
-        page.goto(review_site + "review")
-        page.wait_for_selector("#who[open]")
+        page = visit(review_site + "#/review", scheme=scheme, ready="#who[open]")
         page.keyboard.type(name)
         page.keyboard.press("Enter")
         return page
 
-    yield go
-    for context in contexts:
-        context.close()
-    assert problems == []
+    return go
 
 
 def wait_study(page, study_id):

@@ -47,7 +47,7 @@ const reports = new Map<string, string>();
 export const reportOf = (key: string): string | null => reports.get(key) ?? kept("session", `report-${key}`);
 
 export function isAsked(ask: Ask): boolean {
-  return ask.base !== null || ask.keywords.length > 0 || Boolean(ask.filters.findings?.length);
+  return ask.base !== null || ask.keywords.length > 0 || ask.like.length > 0 || Boolean(ask.filters.findings?.length);
 }
 
 // The words of a search; null where they are lost, as a report is with its tab.

@@ -12,7 +12,7 @@ export const session = signal<Session | null>(null);
 export const status = signal<ServiceStatus | null>(null);
 export const vocabulary = signal<FindingName[]>([]);
 export const pages = signal<Pages>({ card: false, benchmark: false, review: false });
-export const has = signal({ collections: false, savedSearches: false, jobs: false });
+export const has = signal({ collections: false, savedSearches: false });
 export const failure = signal<Failure | null>(null);
 export const told = signal(""); // what a screen reader hears, and what a toast shows
 
@@ -70,17 +70,16 @@ function enter(now: Session): void {
 }
 
 async function load(): Promise<void> {
-  const [now, findings, documents, collections, saved, jobs] = await Promise.all([
+  const [now, findings, documents, collections, saved] = await Promise.all([
     get<ServiceStatus>("/v1/status"),
     get<{ findings: FindingName[] }>("/v1/findings"),
     optional<Pages>("/v1/pages"),
     optional<unknown>("/v1/collections"),
     optional<unknown>("/v1/saved-searches"),
-    may("curator") ? optional<unknown>("/v1/jobs") : null,
   ]);
   vocabulary.value = findings.findings;
   if (documents) pages.value = documents;
-  has.value = { collections: collections !== null, savedSearches: saved !== null, jobs: jobs !== null };
+  has.value = { collections: collections !== null, savedSearches: saved !== null };
   status.value = now;
 }
 

@@ -172,6 +172,7 @@ export interface Session {
   account: Account | null;
   csrf: string | null;
   oidc: boolean;
+  has_password?: boolean;
 }
 
 export interface AccountOut extends Account {
@@ -180,11 +181,13 @@ export interface AccountOut extends Account {
 }
 
 export interface Token {
-  id: string;
+  token_id: string;
   name: string;
-  created?: string;
-  expires?: string | null;
-  token?: string;
+  role: Role;
+  created: string;
+  expires: string | null;
+  revoked: string | null;
+  token?: string; // told once
 }
 
 export interface AuditEntry {
@@ -221,7 +224,7 @@ export interface CollectionFull extends Collection {
 }
 
 export interface SavedSearch {
-  id: string;
+  search_id: string;
   name: string;
   query: Record<string, unknown>;
 }

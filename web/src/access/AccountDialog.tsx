@@ -29,7 +29,7 @@ export function AccountDialog({ onClose }: { onClose: () => void }) {
   };
   const make = async () => {
     try {
-      const token = await send<Token>("POST", "/v1/tokens", { name: tokenName.trim() });
+      const token = await send<Token>("POST", "/v1/tokens", { name: tokenName.trim(), role: account.role });
       setMade(token.token ?? null);
       setTokenName("");
       await load();
@@ -49,17 +49,19 @@ export function AccountDialog({ onClose }: { onClose: () => void }) {
     <Dialog id="account-dialog" title={account.name} onClose={onClose} isWide>
       <p class="muted">{t(`role.${account.role}`)}{account.sources && ` · ${account.sources.join(", ")}`}</p>
       <Failed />
+      {session.value!.has_password !== false && <>
       <h3>{t("account.password")}</h3>
       <form id="password-form" class="row wrap" onSubmit={(event) => { event.preventDefault(); void change(); }}>
         <label class="field grow">{t("account.old")}<input type="password" required autocomplete="current-password" value={old} onInput={(event) => setOld(event.currentTarget.value)} /></label>
         <label class="field grow">{t("account.new")}<input type="password" required minLength={8} maxLength={1000} autocomplete="new-password" value={next} onInput={(event) => setNext(event.currentTarget.value)} /></label>
         <button class="quiet" type="submit">{t("account.change")}</button>
       </form>
+      </>}
       <h3>{t("account.tokens")}</h3>
       <p class="muted small-text">{t("account.tokens.text")}</p>
       <ul id="tokens" class="rows">
-        {tokens.map((token) => (
-          <li key={token.id}><span>{token.name}</span><span class="muted">{token.created && day(token.created)}</span><button class="icon" type="button" aria-label={t("account.revoke", { name: token.name })} onClick={() => void revoke(token.id)}>✕</button></li>
+        {tokens.filter((token) => !token.revoked).map((token) => (
+          <li key={token.token_id}><span>{token.name}</span><span class="muted">{token.expires ? t("account.until", { day: day(token.expires) }) : day(token.created)}</span><button class="icon" type="button" aria-label={t("account.revoke", { name: token.name })} onClick={() => void revoke(token.token_id)}>✕</button></li>
         ))}
       </ul>
       {made && <p class="made" role="status">{t("account.made")} <code id="made-token">{made}</code></p>}

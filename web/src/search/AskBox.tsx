@@ -77,11 +77,12 @@ export function AskBox() {
 
   const accept = ({ entry, tail }: Suggestion, isNegated = false) => {
     const left = draft.value.trimStart().split(/\s+/).slice(0, -tail).join(" ");
-    draft.value = left;
     setOpen(false);
     setAt(-1);
-    // A sentence that was not asked yet is asked along with the finding.
-    const own: Base | null = left ? { kind: "text", text: left } : base?.kind === "text" ? null : base;
+    // A sentence that was not asked yet is asked along with the finding. A finding takes the place of
+    // the sentence that it was written over; one that is left out needs something to be left out of.
+    const own: Base | null = left ? { kind: "text", text: left } : base?.kind === "text" && !isNegated ? null : base;
+    draft.value = own?.kind === "text" ? own.text : "";
     askFor({ base: own, ...(isNegated ? { without: [...without, entry.name] } : { keywords: [...keywords, entry.name] }) });
     input.current?.focus();
   };

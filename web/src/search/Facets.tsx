@@ -49,8 +49,8 @@ export function FacetsPane({ onClose }: { onClose?: () => void }) {
 
 function Facet({ name, all, now }: { name: string; all: Counts; now: Counts }) {
   const values = Object.keys(all);
-  if (name === "age") return values.length ? <Range name="age" low="age_min" high="age_max" all={all} now={now} step={10} unit={t("facet.years")} max={150} /> : null;
-  if (name === "slice_mm") return values.length > 1 || values.length ? <Range name="slice_mm" low="slice_mm_min" high="slice_mm_max" all={all} now={now} step={1} unit="mm" max={50} /> : null;
+  if (name === "age") return values.length ? <Ages all={all} now={now} /> : null;
+  if (name === "slice_mm") return values.length ? <Spacing all={all} now={now} /> : null;
   if (name === "year") return values.length ? <Dates all={all} now={now} /> : null;
   const isChosen = Boolean(ask.value.filters[name as ListKey]?.length);
   if (!values.length || (values.length < 2 && !isChosen && name !== "sex" && name !== "findings")) return null;
@@ -103,33 +103,54 @@ function Choice({ name, all, now }: { name: ListKey; all: Counts; now: Counts })
 
 const label = (name: string, value: string): string => named(name === "sex" ? "sex.many" : name, value);
 
-interface RangeProps {
-  name: "age" | "slice_mm";
-  low: "age_min" | "slice_mm_min";
-  high: "age_max" | "slice_mm_max";
-  all: Counts;
-  now: Counts;
-  step: number;
-  unit: string;
-  max: number;
+type Bound = "age_min" | "age_max" | "slice_mm_min" | "slice_mm_max";
+
+function Bounds({ low, high, unit, max, step, hints }: { low: Bound; high: Bound; unit: string; max: number; step: number | "any"; hints: [string, string] }) {
+  const { filters } = ask.value;
+  const input = (key: Bound, hint: string) => (
+    <input id={`f-${key}`} type="number" min={0} max={max} step={step} value={filters[key] ?? ""} placeholder={hint} aria-label={t(`facet.${key}`)}
+      onChange={(event) => {
+        const { value } = event.currentTarget;
+        if (event.currentTarget.checkValidity()) change(value === "" ? without(filters, key) : { ...filters, [key]: Number(value) });
+      }} />
+  );
+  return <div class="range">{input(low, hints[0])}<span>{t("facet.to")}</span>{input(high, hints[1])}<span>{unit}</span></div>;
 }
 
-function Range({ name, low, high, all, now, step, unit, max }: RangeProps) {
-  const { filters } = ask.value;
-  const set = (key: typeof low | typeof high, input: HTMLInputElement) => {
-    if (!input.checkValidity()) return;
-    change(input.value === "" ? without(filters, key) : { ...filters, [key]: Number(input.value) });
-  };
+function Ages({ all, now }: { all: Counts; now: Counts }) {
   return (
-    <fieldset data-facet={name}>
-      <legend>{t(`facet.${name}`)}</legend>
-      <Bars all={all} now={now} step={step} unit={unit} onPick={(from, to) => change({ ...filters, [low]: from, [high]: to })} />
-      <div class="range">
-        <input id={`f-${low}`} type="number" min={0} max={max} step={name === "age" ? 1 : "any"} value={filters[low] ?? ""} placeholder="0" aria-label={t(`facet.${low}`)} onChange={(event) => set(low, event.currentTarget)} />
-        <span>{t("facet.to")}</span>
-        <input id={`f-${high}`} type="number" min={0} max={max} step={name === "age" ? 1 : "any"} value={filters[high] ?? ""} placeholder={name === "age" ? "100" : "10"} aria-label={t(`facet.${high}`)} onChange={(event) => set(high, event.currentTarget)} />
-        <span>{unit}</span>
-      </div>
+    <fieldset data-facet="age">
+      <legend>{t("facet.age")}</legend>
+      <Bars all={all} now={now} step={10} unit={t("facet.years")} onPick={(from, to) => change({ ...ask.value.filters, age_min: from, age_max: to })} />
+      <Bounds low="age_min" high="age_max" unit={t("facet.years")} max={150} step={1} hints={["0", "100"]} />
+    </fieldset>
+  );
+}
+
+// Ranges as the service counts them: "3-5" is above 3 mm, up to 5; "10-" is above 10.
+function Spacing({ all, now }: { all: Counts; now: Counts }) {
+  const { filters } = ask.value;
+  const { slice_mm_min: min, slice_mm_max: max, ...rest } = filters;
+  const groups = Object.keys(all).map((text) => {
+    const [low, high] = text.split("-");
+    return { text, low: Number(low), high: high ? Number(high) : undefined };
+  });
+  return (
+    <fieldset data-facet="slice_mm">
+      <legend>{t("facet.slice_mm")}</legend>
+      <ul>
+        {groups.sort((a, b) => a.low - b.low).map(({ text, low, high }) => {
+          const isOn = min === (low || undefined) && max === high && (min !== undefined || max !== undefined);
+          return (
+            <li key={text} class={now[text] ? undefined : "none"}>
+              <input type="checkbox" id={`f-slice_mm-${text}`} checked={isOn} onChange={() => change(isOn ? rest : { ...rest, ...(low ? { slice_mm_min: low } : {}), ...(high ? { slice_mm_max: high } : {}) })} />
+              <label for={`f-slice_mm-${text}`}>{high === undefined ? `> ${low}` : `${low}–${high}`} mm</label>
+              <span class="n">{now[text] ?? 0}</span>
+            </li>
+          );
+        })}
+      </ul>
+      <Bounds low="slice_mm_min" high="slice_mm_max" unit="mm" max={100} step="any" hints={["0", "10"]} />
     </fieldset>
   );
 }
@@ -173,7 +194,7 @@ function Bars({ all, now, step, unit, onPick }: { all: Counts; now: Counts; step
         const from = (first + i) * step;
         const to = step === 1 ? from : from + step - 1;
         return (
-          <span key={from} class="bar" title={`${from}${step === 1 ? "" : `–${to}`} ${unit}: ${part[i]}`} onClick={() => onPick(from, step === 1 && unit ? from + 1 : to)}>
+          <span key={from} class="bar" title={`${from}${step === 1 ? "" : `–${to}`} ${unit}: ${part[i]}`} onClick={() => onPick(from, to)}>
             <i style={{ height: tall(n) }} />
             <b style={{ height: tall(part[i]!) }} />
           </span>

@@ -13,8 +13,7 @@ import type { SavedSearch } from "../types";
 const saved = signal<SavedSearch[] | null>(null);
 
 async function load(): Promise<void> {
-  const answer = await get<{ saved_searches?: SavedSearch[]; searches?: SavedSearch[] }>("/v1/saved-searches");
-  saved.value = answer.saved_searches ?? answer.searches ?? [];
+  saved.value = (await get<{ searches: SavedSearch[] }>("/v1/saved-searches")).searches;
 }
 
 export function SavedSearches() {
@@ -24,8 +23,8 @@ export function SavedSearches() {
   if (!saved.value?.length) return null;
   const remove = async (one: SavedSearch) => {
     try {
-      await send("DELETE", `/v1/saved-searches/${encodeURIComponent(one.id)}`);
-      saved.value = saved.value!.filter((s) => s.id !== one.id);
+      await send("DELETE", `/v1/saved-searches/${encodeURIComponent(one.search_id)}`);
+      saved.value = saved.value!.filter((s) => s.search_id !== one.search_id);
     } catch (error) {
       show(error);
     }
@@ -35,7 +34,7 @@ export function SavedSearches() {
       <h2 id="saved-title">{t("saved.title")}</h2>
       <ul>
         {saved.value.map((one) => (
-          <li key={one.id}>
+          <li key={one.search_id}>
             <button class="example" type="button" onClick={() => askFor(askFromParams(new URLSearchParams(String(one.query.hash ?? ""))))}>{one.name}</button>
             <button class="icon" type="button" aria-label={t("saved.remove", { name: one.name })} onClick={() => void remove(one)}>✕</button>
           </li>

@@ -110,7 +110,7 @@ export async function searchFiles(files: File[]): Promise<void> {
     }
     const { filters } = ask.value;
     busy.value = { text: t("upload.send"), share: 0 };
-    const options = { filters, k: PAGE };
+    const options = { filters, k: PAGE, hold: true };
     const answer = await upload(body, options, (share) => {
       if (abort === own) busy.value = { text: t(share < 1 ? "upload.send" : "upload.read"), share: share < 1 ? share : null };
     }, own.signal);
@@ -182,6 +182,7 @@ export async function studyOf(id: string): Promise<Study> {
 }
 
 let isExplained = true; // until the service says that it cannot
+let firstAsked: Promise<unknown> | null = null; // others wait for the first one's answer
 const explanations = new Map<string, Promise<Explanation | null>>();
 
 // Where in a study the answer lies; null where nobody can tell.
@@ -197,15 +198,24 @@ export function explanationOf(studyId: string, asked: Question): Promise<Explana
 }
 
 async function explain(studyId: string, asked: Question): Promise<Explanation | null> {
+  const isFirst = firstAsked === null;
+  if (!isFirst) await firstAsked;
+  if (!isExplained) return null;
+  const answer = post<Explanation>(studyUrl(studyId, "/explanation"), asked);
+  if (isFirst) firstAsked = answer.then(() => {}, () => {});
   try {
-    return await post<Explanation>(studyUrl(studyId, "/explanation"), asked);
+    return await answer;
   } catch (error) {
     if (error instanceof Failure && (error.type === "NoExplanation" || error.status === 405)) isExplained = false;
     return null;
   }
 }
 
-export const currentQuestion = (): Question | null => (isAsked(ask.value) ? question(ask.value) : null);
+// What an explanation can be asked for: liked studies alone are no question.
+export function currentQuestion(): Question | null {
+  const asked = isAsked(ask.value) ? question(ask.value) : null;
+  return asked && Object.keys(asked).length ? asked : null;
+}
 
 export function nextStudy(step: number): void {
   const hits = found.value?.hits ?? [];

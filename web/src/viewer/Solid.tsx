@@ -11,10 +11,20 @@ export const MATERIALS = {
   lungs: { colormap: "ct_airways", low: -950, high: -500 },
   surface: { colormap: "ct_surface", low: -600, high: 100 },
   soft: { colormap: "ct_soft_tissue", low: -200, high: 300 },
-  vessels: { colormap: "ct_vessels", low: 90, high: 420 },
-  bones: { colormap: "ct_bones", low: 140, high: 1100 },
+  bones: { colormap: "ct_bones", low: 110, high: 550 },
 } as const;
 export type Material = keyof typeof MATERIALS;
+
+// Without a graphics card a frame takes seconds: pixels are coarse until one was drawn fast.
+const COARSE = 0.5;
+const FAST_MS = 25;
+
+function frameMs(nv: Niivue): number {
+  const start = performance.now();
+  nv.drawScene();
+  nv.gl.readPixels(0, 0, 1, 1, nv.gl.RGBA, nv.gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits for it
+  return performance.now() - start;
+}
 
 const TURN = 6; // degrees a key press
 const START = { azimuth: 160, elevation: 12 };
@@ -44,14 +54,15 @@ export function Solid({ pane, material, cut }: { pane: Pane; material: Material;
       const [{ Niivue, SLICE_TYPE }, buffer] = await Promise.all([import("@niivue/niivue"), bytes]);
       if (abort.signal.aborted || !canvas.current) return;
       const made = new Niivue({
-        backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientCube: true, dragAndDropEnabled: false, loadingText: "",
-        viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error", isColorbar: false, sliceType: SLICE_TYPE.RENDER,
+        backColor: [0, 0, 0, 1], clipPlaneColor: [0, 0, 0, 0], show3Dcrosshair: false, isOrientCube: true, dragAndDropEnabled: false, loadingText: "",
+        forceDevicePixelRatio: COARSE, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error", isColorbar: false, sliceType: SLICE_TYPE.RENDER,
       });
       nv.current = made;
       await made.attachToCanvas(canvas.current);
       await made.loadFromArrayBuffer(buffer, "volume.nii.gz");
       await made.setVolumeRenderIllumination(0.5);
       if (abort.signal.aborted) return;
+      if (frameMs(made) < FAST_MS) made.setHighResolutionCapable(0); // as fine as the screen
       setState("drawn");
     };
     start().catch((error: unknown) => {

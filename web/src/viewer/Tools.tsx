@@ -95,8 +95,8 @@ export function Tools({ desk, isBare, material, cut, onMaterial, onCut, onHelp }
             </label>
             {desk.projection.value && <Number_ name="mm" label={t("viewer.slab.mm")} step={5} value={desk.slabMm.value} onChange={(mm) => desk.setSlabMm(mm)} />}
           </div>
-          <button type="button" class="quiet small" data-control="cine" aria-pressed={desk.isPlaying.value} title={`${t("viewer.cine")} (␣)`} onClick={() => (desk.isPlaying.value = !desk.isPlaying.value)}>
-            {desk.isPlaying.value ? "❚❚" : "▶"}<span class="hidden"> {t("viewer.cine")}</span>
+          <button type="button" class="quiet small" data-control="cine" aria-label={t("viewer.cine")} aria-pressed={desk.isPlaying.value} title={`${t("viewer.cine")} (␣)`} onClick={() => (desk.isPlaying.value = !desk.isPlaying.value)}>
+            {desk.isPlaying.value ? "❚❚" : "▶"}
           </button>
           {heat !== "none" && (
             <div class="heat" data-heat={heat}>

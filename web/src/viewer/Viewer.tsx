@@ -151,7 +151,7 @@ function Reading({ presets, ...props }: ViewerProps & { presets: Record<string, 
         </div>
         {!isBare && <Side desk={desk} why={why} />}
       </div>
-      <p class="hidden" role="status" aria-live="polite">{desk.said.value}</p>
+      <p class="visually-hidden" role="status" aria-live="polite">{desk.said.value}</p>
       {isHelp && <Help onClose={() => setHelp(false)} />}
     </div>
   );

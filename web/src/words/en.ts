@@ -257,6 +257,7 @@ export const en = {
   "account.tokens.text": "A token lets a program act as you, through the API. It is shown once.",
   "account.token.name": "What it is for",
   "account.token.make": "Make a token",
+  "account.until": "until {day}",
   "account.revoke": "Revoke {name}",
   "account.made": "Copy it now:",
   "accounts.new": "New account",

@@ -258,6 +258,7 @@ export const es: Record<keyof typeof en, string> = {
   "account.tokens.text": "Con una clave, un programa actúa en su nombre por la API. Se muestra una sola vez.",
   "account.token.name": "Para qué es",
   "account.token.make": "Crear una clave",
+  "account.until": "hasta el {day}",
   "account.revoke": "Revocar {name}",
   "account.made": "Cópiela ahora:",
   "accounts.new": "Nueva cuenta",

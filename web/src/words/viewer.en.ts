@@ -67,7 +67,6 @@ export const viewerEn = {
   "viewer.material.lungs": "Airways",
   "viewer.material.surface": "Surface",
   "viewer.material.soft": "Soft tissue",
-  "viewer.material.vessels": "Vessels",
   "viewer.material.bones": "Bones",
   "viewer.cut": "Cut from the front",
   "viewer.side": "Report",

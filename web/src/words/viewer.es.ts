@@ -69,7 +69,6 @@ export const viewerEs: Record<keyof typeof viewerEn, string> = {
   "viewer.material.lungs": "Vías aéreas",
   "viewer.material.surface": "Superficie",
   "viewer.material.soft": "Partes blandas",
-  "viewer.material.vessels": "Vasos",
   "viewer.material.bones": "Huesos",
   "viewer.cut": "Cortar desde delante",
   "viewer.side": "Informe",
