@@ -43,6 +43,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = own = CollectorRegistry()
         self._looked = 0.0
+        self._models: set[tuple[str, str]] = set()
 
         def gauge(name: str, text: str, labels: tuple[str, ...] = (), mode: Any = "livesum") -> Any:
             return Gauge(f"medfinder_{name}", text, labels, registry=own, multiprocess_mode=mode)
@@ -83,7 +84,7 @@ class Metrics:
         self.info = gauge("info", "1, labelled with the version.", ("version",), "livemax")
         self.model = gauge(
             "index_model",
-            "1, labelled with the index's encoders.",
+            "1 for the encoders of the index.",
             ("stream", "model_id"),
             "livemax",
         )
@@ -118,7 +119,9 @@ class Metrics:
     def describe(self, n_studies: int, model_ids: dict[str, str]) -> None:
         """Note what the index is."""
         self.studies.set(n_studies)
-        self.model.clear()
+        for gone in self._models - set(model_ids.items()):
+            self.model.labels(*gone).set(0)  # files of several processes forget no label
+        self._models |= set(model_ids.items())
         for stream, model_id in model_ids.items():
             self.model.labels(stream, model_id).set(1)
 
