@@ -3,6 +3,7 @@
 The one way to search: the command line, the service and the benchmark all come through here.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -64,6 +65,13 @@ class Finder:
         self._encoders = dict(encoders or {})
         for stream, embedder in self._encoders.items():
             index.check_model(stream, embedder.model_id)
+
+    def over(self, index: Index) -> "Finder":
+        """Return a finder over another view of the same index; it shares what is loaded."""
+        view = copy.copy(self)
+        view.index = index
+        view._rankers = Rankers(index)
+        return view
 
     def search(
         self,

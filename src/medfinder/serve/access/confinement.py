@@ -4,7 +4,6 @@ This is the one place where confinement is enforced: a `Finder` over a `Confined
 counts, explains and shows nothing else, whatever asks it.
 """
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -23,9 +22,7 @@ PLAIN = frozenset({"folder", "streams", "config"})
 
 def confined(finder: Finder, sources: Sequence[str]) -> Finder:
     """Return a finder that knows only studies of these sources; it shares what is loaded."""
-    view = copy.copy(finder)
-    view.index = ConfinedIndex(finder.index, sources)
-    return view
+    return finder.over(ConfinedIndex(finder.index, sources))
 
 
 class ConfinedIndex(Index):
