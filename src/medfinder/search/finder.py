@@ -66,7 +66,7 @@ class Finder:
         for stream, embedder in self._encoders.items():
             index.check_model(stream, embedder.model_id)
 
-    def over(self, index: Index) -> "Finder":
+    def seen_through(self, index: Index) -> "Finder":
         """Return a finder over another view of the same index; it shares what is loaded."""
         view = copy.copy(self)
         view.index = index

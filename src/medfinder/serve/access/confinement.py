@@ -22,7 +22,7 @@ PLAIN = frozenset({"folder", "streams", "config"})
 
 def confined(finder: Finder, sources: Sequence[str]) -> Finder:
     """Return a finder that knows only studies of these sources; it shares what is loaded."""
-    return finder.over(ConfinedIndex(finder.index, sources))
+    return finder.seen_through(ConfinedIndex(finder.index, sources))
 
 
 class ConfinedIndex(Index):
