@@ -29,7 +29,6 @@ def shown(page):
 def open_first(page):
     page.click(".card .title >> nth=0")
     page.wait_for_selector(".stage[data-state=drawn]")
-    until(page, "location.hash.includes('/axial/')")
 
 
 def paste(page, selector, text):

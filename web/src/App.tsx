@@ -4,7 +4,8 @@ import { useEffect, useState } from "preact/hooks";
 import { AccountDialog } from "./access/AccountDialog";
 import { AccountsView, AuditView } from "./access/AdminViews";
 import { Lost, Refused, SignIn } from "./access/SignIn";
-import { has, isDark, may, mustSignIn, pages, session, show, signOut, status, switchTheme } from "./state";
+import { isDark, may, mustSignIn, pages, session, show, signOut, status, switchTheme } from "./state";
+import { AddView } from "./AddView";
 import { AddTo } from "./collections/AddTo";
 import { CollectionsView } from "./collections/CollectionsView";
 import { CollectionView } from "./collections/CollectionView";
@@ -21,7 +22,7 @@ import { SearchView } from "./search/SearchView";
 import { ViewerPane } from "./ViewerPane";
 import type { Role } from "./types";
 
-const NEEDS: Partial<Record<View, Role>> = { review: "reviewer", accounts: "admin", audit: "admin" };
+const NEEDS: Partial<Record<View, Role>> = { review: "reviewer", add: "curator", accounts: "admin", audit: "admin" };
 
 export function App() {
   const { view, study } = route.value;
@@ -59,10 +60,11 @@ export function App() {
 
 function ViewOf({ view }: { view: View }) {
   if (view === "search") return <SearchView />;
-  if (view === "collections") return has.value.collections ? <CollectionsView /> : <Lost />;
-  if (view === "collection") return has.value.collections ? <CollectionView id={route.value.id ?? ""} /> : <Lost />;
+  if (view === "collections") return pages.value.collections ? <CollectionsView /> : <Lost />;
+  if (view === "collection") return pages.value.collections ? <CollectionView id={route.value.id ?? ""} /> : <Lost />;
   if (view === "review") return pages.value.review ? <ReviewView /> : <Lost />;
   if (view === "card" || view === "benchmark") return pages.value[view] ? <DocumentView name={view} /> : <Lost />;
+  if (view === "add") return pages.value.ingest ? <AddView /> : <Lost />;
   if (view === "accounts") return <AccountsView />;
   if (view === "audit") return <AuditView />;
   return <Lost />;
@@ -82,8 +84,9 @@ function Header({ onAccount, onHelp }: { onAccount: () => void; onHelp: () => vo
   const isIn = now?.account != null;
   const links: { view: View; text: string; isOn: boolean }[] = !isIn ? [] : [
     { view: "search", text: t("nav.search"), isOn: true },
-    { view: "collections", text: t("nav.collections"), isOn: has.value.collections },
+    { view: "collections", text: t("nav.collections"), isOn: pages.value.collections },
     { view: "review", text: t("nav.review"), isOn: pages.value.review && may("reviewer") },
+    { view: "add", text: t("nav.add"), isOn: pages.value.ingest && may("curator") },
     { view: "card", text: t("nav.card"), isOn: pages.value.card },
     { view: "benchmark", text: t("nav.benchmark"), isOn: pages.value.benchmark },
     { view: "accounts", text: t("nav.accounts"), isOn: now.access === "required" && may("admin") },

@@ -78,22 +78,26 @@ export async function getImage(path: string, signal?: AbortSignal): Promise<Imag
 }
 
 // fetch tells nothing of how far an upload is; XMLHttpRequest does.
-export function upload(file: Blob, options: unknown, onProgress: (share: number) => void, signal: AbortSignal): Promise<SearchResponse> {
+export function uploadTo<T>(path: string, form: FormData, onProgress: (share: number) => void, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    const form = new FormData();
-    form.append("options", JSON.stringify(options));
-    form.append("file", file, "volume"); // the file's own name may tell who the patient is
-    request.open("POST", "/v1/search/volume");
+    request.open("POST", path);
     if (session.csrf) request.setRequestHeader("x-csrf-token", session.csrf);
     request.responseType = "json";
     request.upload.onprogress = (event) => onProgress(event.loaded / event.total);
-    request.onload = () => (request.status === 200 ? resolve(request.response) : reject(failure(request.status, request.response)));
+    request.onload = () => (request.status < 300 ? resolve(request.response) : reject(failure(request.status, request.response)));
     request.onerror = () => reject(new Failure(t("error.cut"), t("error.cut.hint")));
     request.onabort = () => reject(new DOMException("Cancelled", "AbortError"));
     signal.addEventListener("abort", () => request.abort());
     request.send(form);
   });
+}
+
+export function upload(file: Blob, options: unknown, onProgress: (share: number) => void, signal: AbortSignal): Promise<SearchResponse> {
+  const form = new FormData();
+  form.append("options", JSON.stringify(options));
+  form.append("file", file, "volume"); // the file's own name may tell who the patient is
+  return uploadTo("/v1/search/volume", form, onProgress, signal);
 }
 
 export const studyUrl = (studyId: string, what = ""): string => `/v1/studies/${encodeURIComponent(studyId)}${what}`;

@@ -82,21 +82,23 @@ const read = () => {
 addEventListener("hashchange", read);
 addEventListener("popstate", read);
 
-export function go(change: Partial<Route>, how: "push" | "replace" = "push"): void {
+export function go(change: Partial<Route>, how: "push" | "replace" = "push"): boolean {
   const next = { ...route.value, ...change };
   const hash = format(next);
-  if (hash === format(route.value) && how === "push") return;
+  if (hash === format(route.value) && how === "push") return false;
   if (how === "push") history.pushState(null, "", hash);
   else history.replaceState(null, "", hash);
   route.value = next;
+  return true;
 }
 
 export const href = (change: Partial<Route>): string => format({ view: "search", id: null, study: null, compare: null, place: {}, ask: NOTHING, ...change });
 
-export function askFor(change: Partial<Ask>): void {
+// Tells whether that is another question than before.
+export function askFor(change: Partial<Ask>): boolean {
   const { view, ask: now } = route.value;
   const from = view === "search" ? now : NOTHING;
-  go({ view: "search", id: null, ask: { ...from, ...change }, ...(view === "search" ? {} : { study: null, compare: null, place: {} }) });
+  return go({ view: "search", id: null, ask: { ...from, ...change }, ...(view === "search" ? {} : { study: null, compare: null, place: {} }) });
 }
 
 // Slices go by faster than an address need follow.

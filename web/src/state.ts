@@ -5,14 +5,12 @@ import { Failure, get, isAbort, onSignedOut, send, useCsrf } from "./api";
 import { kept } from "./kept";
 import type { FindingName, Pages, Role, ServiceStatus, Session } from "./types";
 
-const OPEN: Session = { access: "off", account: { name: "local", role: "admin", sources: null }, csrf: null, oidc: false };
 const RANKS: Role[] = ["viewer", "reviewer", "curator", "admin"];
 
 export const session = signal<Session | null>(null);
 export const status = signal<ServiceStatus | null>(null);
 export const vocabulary = signal<FindingName[]>([]);
-export const pages = signal<Pages>({ card: false, benchmark: false, review: false });
-export const has = signal({ collections: false, savedSearches: false });
+export const pages = signal<Pages>({ card: false, benchmark: false, review: false, collections: false, ingest: false });
 export const failure = signal<Failure | null>(null);
 export const told = signal(""); // what a screen reader hears, and what a toast shows
 
@@ -40,24 +38,12 @@ export function tell(text: string): void {
   toast = window.setTimeout(() => (told.value = ""), 4000);
 }
 
-// A part of the service that this version does not have is hidden, not an error.
-const isMissing = (error: unknown): boolean => error instanceof Failure && [403, 404, 405, 501].includes(error.status);
-
-async function optional<T>(path: string): Promise<T | null> {
-  try {
-    return await get<T>(path);
-  } catch (error) {
-    if (isMissing(error)) return null;
-    throw error;
-  }
-}
-
 export async function start(): Promise<void> {
   onSignedOut(() => {
     if (session.value?.account && session.value.access === "required") session.value = { ...session.value, account: null };
   });
   try {
-    enter((await optional<Session>("/v1/session")) ?? OPEN);
+    enter(await get<Session>("/v1/session"));
     if (isSignedIn.value) await load();
   } catch (error) {
     show(error);
@@ -70,16 +56,13 @@ function enter(now: Session): void {
 }
 
 async function load(): Promise<void> {
-  const [now, findings, documents, collections, saved] = await Promise.all([
+  const [now, findings, there] = await Promise.all([
     get<ServiceStatus>("/v1/status"),
     get<{ findings: FindingName[] }>("/v1/findings"),
-    optional<Pages>("/v1/pages"),
-    optional<unknown>("/v1/collections"),
-    optional<unknown>("/v1/saved-searches"),
+    get<Pages>("/v1/pages"),
   ]);
   vocabulary.value = findings.findings;
-  if (documents) pages.value = documents;
-  has.value = { collections: collections !== null, savedSearches: saved !== null };
+  pages.value = there;
   status.value = now;
 }
 

@@ -233,6 +233,22 @@ export interface Pages {
   card: boolean;
   benchmark: boolean;
   review: boolean;
+  collections: boolean;
+  ingest: boolean;
+}
+
+export interface Job {
+  job_id: string;
+  state: "queued" | "running" | "done" | "failed" | "cancelled" | "interrupted";
+  stage: "waiting" | "checking" | "embedding" | "indexed";
+  done: number;
+  total: number;
+  created: number;
+  source: string;
+  studies: string[];
+  rejections: { rule: string; reason: string }[];
+  doubts: { rule: string; reason: string }[];
+  error: { type: string; message: string } | null;
 }
 
 // Where one looks inside a study.

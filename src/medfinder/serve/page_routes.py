@@ -76,11 +76,13 @@ class Documents:
 
 
 class PagesResponse(BaseModel):
-    """Which documents there are, beside the search."""
+    """What there is, beside the search."""
 
     card: bool
     benchmark: bool
     review: bool
+    collections: bool
+    ingest: bool
 
 
 async def _documents(request: Request) -> Documents:
@@ -93,11 +95,14 @@ The = Annotated[Documents, Depends(_documents)]
 
 @api.get("", operation_id="get_pages")
 async def get_pages(request: Request, documents: The) -> PagesResponse:
-    """Return which documents the page can show."""
+    """Return what the page can show."""
+    state = request.app.state
     return PagesResponse(
         card=documents.card is not None,
         benchmark=documents.benchmark is not None,
-        review=hasattr(request.app.state, "review"),
+        review=hasattr(state, "review"),
+        collections=state.gate.database is not None,
+        ingest=state.service.ingest is not None,
     )
 
 

@@ -10,7 +10,7 @@ import { Menu } from "../parts/Menu";
 import { ask, askFor } from "../route";
 import { folded } from "../text";
 import type { FindingName } from "../types";
-import { searchFiles, uploadName } from "./search";
+import { again, searchFiles, uploadName } from "./search";
 
 interface Suggestion {
   entry: FindingName;
@@ -70,7 +70,8 @@ export function AskBox() {
   const submit = () => {
     const typed = draft.value.trim();
     setOpen(false);
-    if (typed) askFor({ base: isReport(typed) ? keepReport(typed) : { kind: "text", text: typed } });
+    if (typed && (isReport(typed) ? askFor({ base: keepReport(typed) }) : askFor({ base: { kind: "text", text: typed } }))) return;
+    if (typed) again();
     else if (base?.kind === "text") askFor({ base: null });
     else if (!isAsked(ask.value)) input.current?.focus();
   };

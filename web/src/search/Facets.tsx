@@ -13,7 +13,7 @@ const ORDER = ["findings", "laterality", "location", "body_part", "sex", "age", 
 type ListKey = (typeof LISTS)[number];
 type Counts = Record<string, number>;
 
-const change = (filters: Filters): void => askFor({ filters });
+const change = (filters: Filters): boolean => askFor({ filters });
 
 function without(filters: Filters, key: keyof Filters): Filters {
   const { [key]: _, ...rest } = filters;

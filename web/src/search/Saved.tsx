@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { get, send } from "../api";
-import { has, show, tell } from "../state";
+import { pages, show, tell } from "../state";
 import { askFromParams, askToParams } from "../ask";
 import { t } from "../i18n";
 import { Dialog } from "../parts/Dialog";
@@ -18,7 +18,7 @@ async function load(): Promise<void> {
 
 export function SavedSearches() {
   useEffect(() => {
-    if (has.value.savedSearches) void load().catch(show);
+    if (pages.value.collections) void load().catch(show);
   }, []);
   if (!saved.value?.length) return null;
   const remove = async (one: SavedSearch) => {

@@ -1,7 +1,7 @@
 // The search: filters, the box, what was found, and the study that is open beside it.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { has, show, status, vocabulary } from "../state";
+import { pages, show, status, vocabulary } from "../state";
 import { isAsked, isUploaded, NOTHING, question, type Ask } from "../ask";
 import { count, t } from "../i18n";
 import { Failed, Progress } from "../parts/messages";
@@ -48,7 +48,7 @@ function Start() {
       <ul id="common" class="examples" aria-label={t("start.common")}>
         {common.map((f) => <li key={f.name}><button class="example" type="button" onClick={() => askFor({ keywords: [f.name] })}>+ {f.name} <span class="n">{f.n_studies}</span></button></li>)}
       </ul>
-      {has.value.savedSearches && <SavedSearches />}
+      {pages.value.collections && <SavedSearches />}
       <dl class="keys">
         {(["/", "J K", "↑ ↓", "A C S M", "1 … 5", "?"] as const).map((key) => (
           <div key={key}><dt>{key.split(" ").map((k) => <><kbd>{k}</kbd> </>)}</dt><dd>{t(`key.${key}`)}</dd></div>
@@ -73,7 +73,7 @@ function Results() {
         <div class="found-tools">
           <label>{t("found.sort")} <select id="sort" value={asked.sort} onChange={(event) => askFor({ sort: event.currentTarget.value as Sort })}>{SORTS.map((sort) => <option key={sort} value={sort}>{t(`sort.${sort}`)}</option>)}</select></label>
           <label>{t("found.thumbs")} <select id="thumb-window" value={thumbs.value} onChange={(event) => { thumbs.value = event.currentTarget.value; }}>{["auto", ...windows].map((name) => <option key={name} value={name}>{name === "auto" ? t("found.auto") : name}</option>)}</select></label>
-          {has.value.savedSearches && question(asked) && !(asked.base?.kind === "report" || (asked.base?.kind === "study" && isUploaded(asked.base.id))) && <SaveSearch />}
+          {pages.value.collections && question(asked) && !(asked.base?.kind === "report" || (asked.base?.kind === "study" && isUploaded(asked.base.id))) && <SaveSearch />}
         </div>
       </div>
       <Asked asked={asked} isEmpty={now?.hits.length === 0} />

@@ -2,7 +2,7 @@
 
 import { effect, signal } from "@preact/signals";
 import { Failure, get, isAbort, post, studyUrl, upload } from "../api";
-import { has, hideFailure, isSignedIn, may, show, status } from "../state";
+import { hideFailure, isSignedIn, may, pages, show, status } from "../state";
 import { zipped } from "../archive";
 import { isAsked, NOTHING, question, requestOf, type Ask } from "../ask";
 import { t } from "../i18n";
@@ -72,6 +72,11 @@ async function run(now: Ask): Promise<void> {
   } finally {
     end(own);
   }
+}
+
+// Ask once more what was asked, as after a failure.
+export function again(): void {
+  if (!busy.value) void run(ask.value);
 }
 
 export async function more(): Promise<void> {
@@ -224,4 +229,4 @@ export function nextStudy(step: number): void {
   if (next) go({ study: next.study_id, compare: null, place: {} });
 }
 
-export const canCollect = (): boolean => has.value.collections && may("viewer");
+export const canCollect = (): boolean => pages.value.collections && may("viewer");
