@@ -51,6 +51,7 @@ RULES: dict[str, tuple[int, str]] = {
     "unknown-token": (404, "Take ids from /v1/tokens."),
     "unknown-collection": (404, "Take ids from /v1/collections."),
     "unknown-search": (404, "Take ids from /v1/saved-searches."),
+    "no-permission": (403, "Ask its owner to share it to write."),
     "account-exists": (409, "Choose another name, or change that account."),
     "last-admin": (409, "Make another account an administrator first."),
     "has-collections": (409, "Name who gets them: ?give_to=NAME."),

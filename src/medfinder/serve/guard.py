@@ -50,7 +50,7 @@ _STOPPING = Refusal(
 _NAMED = ("study_id", "collection_id", "search_id", "job_id", "token_id", "account")
 """Parameters of paths that the audit log keeps, as what was acted on or shown."""
 _UNRECORDED = frozenset({"count_facets"})  # counts alone, at every keystroke
-_RECORDED = frozenset({"export_audit"})
+_EXPORTS = frozenset({"export_audit", "export_collection"})  # each is an entry, though a GET
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}")
 
@@ -171,7 +171,8 @@ async def _record(scope: Scope, status: int) -> None:
     path: dict[str, str] = scope.get("path_params", {})
     objects = [*(path[name] for name in _NAMED if name in path), *state["trail"]]
     is_look = scope["method"] in _SAFE or scope["path"].startswith("/v1/studies/")
-    if action in _UNRECORDED or (is_look and not objects and action not in _RECORDED):
+    is_look = is_look and action not in _EXPORTS
+    if action in _UNRECORDED or (is_look and not objects):
         return
     await log.record(identity.name, action, objects, state["request_id"], is_look=is_look)
 

@@ -106,7 +106,7 @@ class Oidc:
             Refusal: 401 when they are not, 503 when the provider does not answer.
         """
         import httpx
-        from authlib.integrations.base_client import OAuthError  # type: ignore[import-untyped]
+        from authlib.integrations.base_client import OAuthError
 
         provider = await self._provider()
         try:
@@ -204,7 +204,7 @@ class Oidc:
         return found
 
     def _client(self) -> Any:
-        from authlib.integrations.httpx_client import AsyncOAuth2Client  # type: ignore[import-untyped]
+        from authlib.integrations.httpx_client import AsyncOAuth2Client
 
         config = self.config
         return AsyncOAuth2Client(
