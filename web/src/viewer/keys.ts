@@ -12,7 +12,7 @@ const NEXT: Record<Projection | "off", Projection | null> = { off: "mip", mip: "
 
 export function isTyping(target: EventTarget | null): boolean {
   if (!(target instanceof HTMLElement)) return false;
-  return target.isContentEditable || target.matches("input, textarea, select");
+  return target.isContentEditable || target.matches("input:not([type=range]), textarea, select");
 }
 
 // Returns whether the key meant something.
@@ -30,6 +30,7 @@ export function onKey(event: KeyboardEvent, desk: Desk, actions: { help(): void;
     return true;
   }
   if (isTyping(target)) return false;
+  if (target instanceof HTMLInputElement && (key in STEPS || key === "Home" || key === "End")) return false; // a slider's own
   if (key === "?") {
     actions.help();
     return true;
