@@ -150,7 +150,7 @@ def make_server(answers: Answers) -> "MCPServer[Any]":
         log_level="ERROR",  # its messages may hold what was asked
     )
     reads = ToolAnnotations(
-        readOnlyHint=True, destructiveHint=False, idempotentHint=True, openWorldHint=False
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
     )
     Names = list[Annotated[str, Field(max_length=200)]]
     K = Annotated[int, Field(ge=1, le=MAX_HITS, description="How many studies.")]
