@@ -28,6 +28,7 @@ studies = hospital.studies
 index_folder = hospital.index_folder
 shared_index = hospital.shared_index
 
+SCREENSHOTS = os.environ.get("MEDFINDER_SCREENSHOTS")
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
     "--no-sandbox",
@@ -106,7 +107,8 @@ def site(shared_index, documents):
 def phantoms(tmp_path_factory):
     """The URL of a service over phantom CTs, indexed with the encoder that comes along."""
     folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder / "raw", 14, 5, size=(64, 112, 112))
+    n, size = (40, (96, 160, 160)) if SCREENSHOTS else (6, (48, 80, 80))
+    write_phantoms(folder / "raw", n, 5, size=size)
     curate(FolderSource(folder / "raw", folder / "raw" / "studies.csv"), folder / "studies")
     build_index(folder / "studies", folder / "idx", encoder="medfinder")
     with serving(folder / "idx", review=folder / "studies") as served:
@@ -160,12 +162,11 @@ def page(visit, site):
 @pytest.fixture
 def picture():
     """Return a function that writes a page's picture, where pictures are wanted."""
-    folder = os.environ.get("MEDFINDER_SCREENSHOTS")
 
     def take(page, name):
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            page.wait_for_timeout(600)  # pictures fade in
-            page.screenshot(path=Path(folder) / f"{name}.png")
+        if SCREENSHOTS:
+            Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+            page.wait_for_timeout(1500)  # pictures that are still on their way
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
     return take

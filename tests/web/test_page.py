@@ -434,7 +434,7 @@ def test_the_page_speaks_spanish_and_remembers(page):
 def test_a_spanish_browser_gets_a_spanish_page(visit, site):
     page = visit(site, locale="es-ES")
     assert page.inner_text("#go") == "Buscar"
-    assert page.inner_text("h1") == "Encuentre TC como la que tiene en mente"
+    assert page.inner_text(".start-title") == "Encuentre TC como la que tiene en mente"
 
 
 def test_every_word_has_its_spanish():

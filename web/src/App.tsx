@@ -96,6 +96,7 @@ function Header({ onAccount, onHelp }: { onAccount: () => void; onHelp: () => vo
   const items: Item[] = [{ label: t("account.open"), act: onAccount }, { label: t("account.out"), act: () => void signOut().catch(show) }];
   return (
     <header class="top">
+      {view === "search" && isIn && <h1 class="visually-hidden">{t("nav.search")}</h1>}
       <a class="brand" href="#/" aria-label={t("app.home")}><img src="/icon.svg" alt="" width="26" height="26" /><span>MedFinder</span></a>
       {shown.length > 1 && (
         <nav aria-label={t("nav.label")}>

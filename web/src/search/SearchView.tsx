@@ -40,7 +40,7 @@ function Start() {
   const common = vocabulary.value.filter((f) => f.n_studies > 0).sort((a, b) => b.n_studies - a.n_studies).slice(0, 6);
   return (
     <section id="start" class="start" aria-label={t("start.label")}>
-      <h1 tabIndex={-1}>{t("start.title")}</h1>
+      <h2 class="start-title">{t("start.title")}</h2>
       <p>{t("start.text")}</p>
       <ul id="examples" class="examples" aria-label={t("start.examples")}>
         {EXAMPLES.map((text) => <li key={text}><button class="example" type="button" onClick={() => askFor({ base: { kind: "text", text } })}>“{text}”</button></li>)}

@@ -110,8 +110,8 @@ function Measures({ desk }: { desk: Desk }) {
         {measures.map((measure) => (
           <li key={measure.id} data-measure={measure.kind} class={measure.id === desk.selected.value ? "chosen" : ""}>
             <button type="button" class="quiet small go" onClick={() => goTo(measure)} onFocus={() => (desk.selected.value = measure.id)}>
-              <span class="muted">{t(`viewer.tool.${measure.kind}`)}</span> <b>{desk.label(measure)}</b>{" "}
-              <span class="muted">{`${desk.beside.value ? `${measure.study_id} · ` : ""}${t(`viewer.plane.${measure.plane}`)} ${measure.index + 1}`}</span>
+              <b>{desk.label(measure)}</b>
+              <span class="muted">{`${t(`viewer.tool.${measure.kind}`)} · `}{`${desk.beside.value ? `${measure.study_id} · ` : ""}${t(`viewer.plane.${measure.plane}`)} ${measure.index + 1}`}</span>
             </button>
             <button type="button" class="quiet small" aria-label={t("viewer.measures.remove", { what: desk.label(measure) })} onClick={() => desk.remove(measure.id)}>
               ✕
@@ -141,7 +141,7 @@ export function Side({ desk, why }: { desk: Desk; why: Why | null }) {
       <Measures desk={desk} />
       {beside ? (
         [desk.main, beside].map((pane) => (
-          <section key={pane.id} class="about" aria-label={pane.id} data-study={pane.id}>
+          <section key={pane.id} class="about" aria-label={t("viewer.about", { study: pane.id })} data-study={pane.id}>
             <h3 class="whose">{pane.id}</h3>
             <p class="facts">{facts(pane.study).join(" · ")}</p>
             <About pane={pane} why={pane === desk.main ? why : null} />

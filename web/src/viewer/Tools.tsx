@@ -42,10 +42,9 @@ interface ToolsProps {
   cut: number;
   onMaterial(material: Material): void;
   onCut(cut: number): void;
-  onHelp(): void;
 }
 
-export function Tools({ desk, isBare, material, cut, onMaterial, onCut, onHelp }: ToolsProps) {
+export function Tools({ desk, isBare, material, cut, onMaterial, onCut }: ToolsProps) {
   const layout = desk.layout.value;
   const grey = desk.active.value.grey.value;
   const states = desk.panes.map((pane) => pane.heatState.value);
@@ -144,7 +143,6 @@ export function Tools({ desk, isBare, material, cut, onMaterial, onCut, onHelp }
           {t(desk.isSynced.value ? "viewer.sync.is" : "viewer.sync.not")}
         </button>
       )}
-      <button type="button" class="quiet small help" data-control="help" aria-label={t("viewer.help")} title={`${t("viewer.help")} (?)`} onClick={onHelp}>?</button>
     </div>
   );
 }

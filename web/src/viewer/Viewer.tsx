@@ -128,15 +128,16 @@ function Reading({ presets, ...props }: ViewerProps & { presets: Record<string, 
           <div class="actions">
             {props.actions}
             <button type="button" class="secondary" data-control="similar" onClick={() => props.onSimilar(study)}>{t("viewer.similar")}</button>
+            <button type="button" class="quiet" data-control="help" aria-label={t("viewer.help")} title={`${t("viewer.help")} (?)`} onClick={() => setHelp(true)}>?</button>
             <button type="button" class="quiet" data-control="close" aria-label={t("viewer.close")} title={`${t("viewer.close")} (Esc)`} onClick={() => props.onClose()}>✕</button>
           </div>
         </header>
       )}
-      <Tools desk={desk} isBare={isBare} material={material} cut={cut} onMaterial={setMaterial} onCut={setCut} onHelp={() => setHelp(true)} />
+      <Tools desk={desk} isBare={isBare} material={material} cut={cut} onMaterial={setMaterial} onCut={setCut} />
       <div class="viewer-body">
         <div class="panes">
           {desk.panes.map((pane) => (
-            <section key={pane.id} class={`pane ${pane === desk.active.value && beside ? "active" : ""}`} data-study={pane.id} aria-label={pane.id}>
+            <section key={pane.id} class={`pane ${pane === desk.active.value && beside ? "active" : ""}`} data-study={pane.id} aria-label={t("viewer.pictures", { study: pane.id })}>
               {beside && (
                 <div class="pane-head">
                   <b>{pane.id}</b>

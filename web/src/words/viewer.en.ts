@@ -69,6 +69,8 @@ export const viewerEn = {
   "viewer.material.soft": "Soft tissue",
   "viewer.material.bones": "Bones",
   "viewer.cut": "Cut from the front",
+  "viewer.pictures": "Pictures of {study}",
+  "viewer.about": "Report of {study}",
   "viewer.side": "Report",
   "viewer.findings": "Findings",
   "viewer.report": "Report",

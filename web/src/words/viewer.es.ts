@@ -71,6 +71,8 @@ export const viewerEs: Record<keyof typeof viewerEn, string> = {
   "viewer.material.soft": "Partes blandas",
   "viewer.material.bones": "Huesos",
   "viewer.cut": "Cortar desde delante",
+  "viewer.pictures": "Imágenes de {study}",
+  "viewer.about": "Informe de {study}",
   "viewer.side": "Informe",
   "viewer.findings": "Hallazgos",
   "viewer.report": "Informe",
