@@ -12,6 +12,7 @@ export default defineConfig({
     sourcemap: false,
     // A data: URL would need a wider content security policy than a file does.
     assetsInlineLimit: 0,
+    license: { fileName: "licences.md" }, // of what is bundled, as those licences ask
     modulePreload: { polyfill: false },
     chunkSizeWarningLimit: 4000,
   },

@@ -28,6 +28,13 @@ def test_the_page_names_its_files_and_all_are_there(client):
         assert client.get(address).status_code == 200, address
 
 
+def test_the_licences_of_what_the_page_is_made_of_are_served(client):
+    licences = client.get("/licences.md")
+    assert licences.headers["content-type"] == "text/plain; charset=utf-8"
+    for name in ("preact", "@niivue/niivue"):
+        assert f"## {name} - " in licences.text
+
+
 def test_the_page_has_no_script_or_style_within(client):
     page = client.get("/").text
     assert "<style" not in page

@@ -27,7 +27,7 @@ def test_a_sentence_finds_cards_with_marked_sentences_findings_and_scores(page):
     assert "solid nodule" in first.locator("mark").first.inner_text()
     assert "nodule" in first.locator(".chip.present").first.inner_text()
     assert first.locator(".parts li").count() == 3
-    assert "Shares: solid, nodule" in first.locator(".why").inner_text()
+    assert "Shares: solid, right" in first.locator(".why").inner_text()
     until(page, "document.querySelector('.card img').naturalWidth > 0")
 
 

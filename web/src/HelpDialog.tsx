@@ -13,6 +13,7 @@ export function HelpDialog({ onClose }: { onClose: () => void }) {
         {keys.map((key) => <div key={key}><dt><kbd>{key.replace(" (review)", "")}</kbd></dt><dd>{t(`key.${key}`)}</dd></div>)}
       </dl>
       <p class="muted small-text">{t("help.text")}</p>
+      <p class="small-text"><a href="/licences.md" target="_blank" rel="noreferrer">{t("help.licences")}</a></p>
       <div class="row end"><button id="help-close" class="quiet" type="button" data-first onClick={onClose}>{t("app.close")}</button></div>
     </Dialog>
   );

@@ -7,7 +7,7 @@ import { named, t, type Key } from "../i18n";
 import { Menu, type Item } from "../parts/Menu";
 import { collecting } from "../collections/AddTo";
 import { ask, askFor, go, openStudy, route } from "../route";
-import { chipText, defaultWindow, distinctFindings, facts, Marked, ReportText, termSpans } from "../text";
+import { chipText, defaultWindow, distinctFindings, facts, folded, Marked, ReportText, termSpans } from "../text";
 import type { Explanation, Finding, Hit, Study } from "../types";
 import { canCollect, currentQuestion, explanationOf } from "./search";
 
@@ -187,7 +187,9 @@ export function whyText(hit: Hit, best: Record<string, number>, where: Explanati
     .map(([part]) => t(`why.${part}` as Key in WHY ? (`why.${part}` as Key) : "why.other"));
   const parts: string[] = [];
   if (strong.length) parts.push(t("why.near", { parts: [...new Set(strong)].join(t("why.and")) }));
-  const terms = hit.why.terms.slice(0, 5);
+  // A phrase says its words.
+  const all = hit.why.terms;
+  const terms = all.filter((term) => !all.some((o) => o !== term && ` ${folded(o)} `.includes(` ${folded(term)} `))).slice(0, 5);
   if (terms.length) parts.push(t("why.terms", { terms: terms.join(", ") }));
   if (where) parts.push(t("why.slice", { n: where.slices.axial + 1 }));
   return parts.join(" ");

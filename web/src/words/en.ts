@@ -297,6 +297,7 @@ export const en = {
 
   "help.title": "Keys",
   "help.text": "In the viewer: drag for level and width, wheel for slices.",
+  "help.licences": "Licences of what this page is made of",
   "key./": "search box",
   "key.J K": "next, previous study",
   "key.↑ ↓": "scroll slices",

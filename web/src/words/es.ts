@@ -298,6 +298,7 @@ export const es: Record<keyof typeof en, string> = {
 
   "help.title": "Teclas",
   "help.text": "En el visor: arrastre para nivel y ancho, rueda para los cortes.",
+  "help.licences": "Licencias de lo que compone esta página",
   "key./": "cuadro de búsqueda",
   "key.J K": "estudio siguiente, anterior",
   "key.↑ ↓": "recorrer los cortes",
