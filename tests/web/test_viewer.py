@@ -257,6 +257,19 @@ def test_wheel_slider_and_keys_scroll(page):
     until(page, "location.hash.includes('/axial/0')")
 
 
+def test_an_address_that_changes_moves_the_slices(page):
+    open_study(page, "cube/axial/16")
+    page.keyboard.press("ArrowUp")
+    until(page, "location.hash.includes('/axial/17')")
+    page.evaluate("location.hash = '#/study/cube/axial/5?window=bone'")
+    wait_index(page, 5)
+    page.wait_for_selector("[data-window=bone][aria-pressed=true]")
+    page.evaluate("location.hash = '#/study/cube/coronal/7'")
+    wait_index(page, 7, "coronal")
+    page.go_back()
+    wait_index(page, 5)
+
+
 def test_the_slices_play_and_stop(page):
     open_study(page, "cube/axial/2")
     page.click("[data-control=cine]")

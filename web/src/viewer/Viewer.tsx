@@ -70,14 +70,14 @@ function Reading({ presets, ...props }: ViewerProps & { presets: Record<string, 
   const { study, compare, place, question, why, isBare = false } = props;
   const latest = useRef(props);
   latest.current = props;
-  const told = useRef<Place>(place);
+  const told = useRef<Place[]>([place]); // what the viewer said last, which the address follows later
   const desk = useMemo(
     () =>
       untracked(
         () =>
           new Desk(study, presets, place, () => ({
             onPlace: (to) => {
-              told.current = to;
+              told.current = [...told.current.slice(-50), to];
               latest.current.onPlace(to);
             },
             onRegion: (region) => latest.current.onRegion(region),
@@ -99,8 +99,12 @@ function Reading({ presets, ...props }: ViewerProps & { presets: Record<string, 
   const asked = JSON.stringify(question);
   useEffect(() => void desk.explain(question), [asked, compare?.study_id]);
   useEffect(() => {
-    if (samePlace(place, told.current)) return; // it is what the viewer itself has told
-    told.current = place;
+    const own = told.current.findIndex((to) => samePlace(place, to));
+    if (own >= 0) {
+      told.current = told.current.slice(own + 1);
+      return;
+    }
+    told.current = [];
     desk.go(place);
   }, [place.plane, place.index, place.window]);
   useEffect(() => {

@@ -47,6 +47,7 @@ export class Pane {
   readonly probe = signal<{ plane: PlaneName; hu: number } | null>(null); // under the pointer
   readonly slices: Record<PlaneName, Slices>;
   readonly hu: HuSlices;
+  asked = ""; // the question that `heat` answers
   wasMoved = false;
 
   constructor(
@@ -186,6 +187,9 @@ export class Desk {
     await Promise.all(
       this.panes.map(async (pane) => {
         const asked = this.questionFor(pane, question);
+        const name = JSON.stringify(asked);
+        if (name === pane.asked) return;
+        pane.asked = name;
         if (!asked) {
           batch(() => {
             pane.heat.value = null;
@@ -196,12 +200,13 @@ export class Desk {
         pane.heatState.value = "loading";
         try {
           const heat = await post<Explanation>(studyUrl(pane.id, "/explanation"), asked, this.abort.signal);
+          if (pane.asked !== name) return; // another question meanwhile
           batch(() => {
             pane.heat.value = heat;
             pane.heatState.value = "ready";
           });
         } catch (error) {
-          if (isAbort(error)) return;
+          if (isAbort(error) || pane.asked !== name) return;
           const never = error instanceof Failure && [404, 405, 422, 501].includes(error.status);
           batch(() => {
             pane.heat.value = null;
