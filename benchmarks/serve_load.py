@@ -17,7 +17,7 @@ A client that is told to wait (503, Retry-After) would wait; `max_uploads` is ra
 
 Also measured: what embedding several sentences as one batch would gain (``batching``).
 
-Run: ``python benchmarks/serve_load.py [--quick] [--studies FOLDER]``
+Run: ``python benchmarks/serve_load.py [--quick] [--studies FOLDER | --index FOLDER]``
 """
 
 import argparse
@@ -381,11 +381,12 @@ def main() -> None:
     parser.add_argument(
         "--studies", type=Path, help="a curated folder; phantoms are drawn otherwise"
     )
+    parser.add_argument("--index", type=Path, help="an index of such studies that is there already")
     parser.add_argument("-n", type=int, default=192, help="phantoms to draw")
     options = parser.parse_args()
     from medfinder.search.finder import open_index
 
-    index = make_index(options.studies, options.n)
+    index = options.index or make_index(options.studies, options.n)
     finder = open_index(index)
     studies = finder.index.studies(finder.index.ids())
     model = finder.index.model_ids

@@ -10,7 +10,7 @@ import pytest
 
 from medfinder.errors import ConfigError, InputError
 from medfinder.serve.access.config import AccessConfig
-from medfinder.serve.app import create_app, is_loopback, serve
+from medfinder.serve.app import _listen, create_app, is_loopback, serve
 from medfinder.serve.config import ServeConfig
 
 NOT_JSON = {
@@ -137,3 +137,11 @@ def test_it_serves_until_interrupted(index_folder):
         process.wait()
     assert process.returncode == 0
     assert "Traceback" not in talk
+
+
+def test_an_answer_does_not_wait_for_fuller_packets():
+    with _listen("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            # By this asyncio knows that it is TCP, and sends at once: else each answer waits 40 ms.
+            assert accepted.proto == socket.IPPROTO_TCP

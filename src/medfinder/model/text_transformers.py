@@ -238,7 +238,7 @@ def _from_folder(folder: Path, config: TextEncoderConfig, pooling: TokenPooling)
     models: Any = AutoModel
     lacking: list[str] = []
     try:
-        settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+        settings = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615
         if any((folder / name).is_file() for name in WEIGHTS_FILES):
             with _quiet():
                 transformer, loaded = models.from_pretrained(
@@ -303,7 +303,7 @@ def _tokenizer_of(folder: Path) -> "Tokenizer":
     try:
         if not any((folder / name).is_file() for name in VOCABULARY_FILES):
             raise FileNotFoundError  # the library would make an empty one
-        found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615
         pieces: Tokenizer = found.backend_tokenizer
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise ConfigError(

@@ -88,7 +88,7 @@ class Reports:
             else:
                 values = (*astuple(item)[:-1], json.dumps(item.known))
                 self._db.execute(
-                    f"INSERT INTO report ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608
+                    f"INSERT INTO report ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608 # nosec
                     values,
                 )
 
@@ -128,7 +128,7 @@ class Reports:
         return self._choose(rows) if rows else None
 
     def _rows(self, where: str, value: str) -> list[tuple[int, ReportRow]]:
-        query = f"SELECT n, {', '.join(_COLUMNS)} FROM report WHERE {where} ORDER BY n"  # noqa: S608
+        query = f"SELECT n, {', '.join(_COLUMNS)} FROM report WHERE {where} ORDER BY n"  # noqa: S608 # nosec
         found = []
         for n, *values in self._db.execute(query, (value,)):
             cells = dict(zip(_COLUMNS, values, strict=True))
