@@ -16,6 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).parent
 WEB = ROOT / "web"
 PAGE = ROOT / "src" / "medfinder" / "serve" / "static"
+_RETRY = ("--fetch-retries=2", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=2000")
 _NOT_REACHED = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")
 
 
@@ -63,7 +64,7 @@ def build() -> bool:
         return False
     lock, installed = WEB / "package-lock.json", WEB / "node_modules" / ".package-lock.json"
     if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
-        _npm("ci", "--no-audit", "--no-fund", "--fetch-retries=2")
+        _npm("ci", "--no-audit", "--no-fund", *_RETRY)
         installed.touch()
     _npm("run", "--silent", "check")
     _npm("run", "--silent", "build")
@@ -91,11 +92,12 @@ def _npm(*command: str) -> None:
     if not done.returncode:
         return
     said = "\n".join(str(done.stdout).strip().splitlines()[-30:])
-    if any(code in said for code in _NOT_REACHED):
+    code = next((code for code in _NOT_REACHED if code in said), None)
+    if code:
         raise PageNotBuilt(
-            "The page cannot be built: npm does not reach its registry. Connect this machine, or "
-            "name a mirror in NPM_CONFIG_REGISTRY; or install a wheel of medfinder, which holds "
-            f"the page. npm said:\n{said}"
+            f"The page cannot be built: npm does not reach its registry ({code}). Connect this "
+            "machine, or name a mirror in NPM_CONFIG_REGISTRY; or install a wheel of medfinder, "
+            "which holds the page."
         )
     raise PageNotBuilt(f"The page cannot be built: 'npm {' '.join(command)}' failed:\n{said}")
 

@@ -116,6 +116,20 @@ def test_a_session_that_ended_elsewhere_asks_again(sign_in, guarded):
     page.wait_for_selector("#sign-in")
 
 
+def test_another_account_sees_nothing_of_the_one_before(sign_in):
+    page = sign_in("vera")
+    search(page, "effusion")
+    page.context.clear_cookies()
+    page.evaluate("document.querySelector('#f-sex-M').click()")  # the answer: nobody is signed in
+    page.wait_for_selector("#sign-in")
+    page.fill("#name", "nobu")
+    page.fill("#password", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".count:has-text('All 0 studies')")  # the page has loaded anew
+    assert page.locator(".card").count() == 0
+    assert "effusion" not in page.url
+
+
 def test_a_viewer_sees_no_admin_view_and_is_told_when_asking_for_one(sign_in, guarded, picture):
     page = sign_in("vera")
     assert page.locator("nav a[href='#/accounts']").count() == 0

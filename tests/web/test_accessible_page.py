@@ -96,6 +96,7 @@ def test_phantoms_are_found_with_the_slice_that_the_answer_points_at(visit, phan
     search(page, "left pleural effusion")
     page.wait_for_selector(".card .thumb[data-explained]")
     until(page, "document.querySelector('.card img').naturalWidth > 0")
+    until(page, "document.querySelectorAll('.thumb[data-explained]').length >= 3", within_s=60)
     note = page.inner_text(".thumb[data-explained] .thumb-note >> nth=0")
     assert "slice" in note
     assert page.locator(".peak").count() > 0

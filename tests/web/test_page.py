@@ -141,6 +141,20 @@ def test_an_uploaded_ct_is_narrowed_and_refined_without_another_upload(page, stu
     assert uploads == []
 
 
+def test_an_uploaded_ct_is_looked_at_beside_a_hit(page, studies):
+    page.set_input_files("#file", studies[2].volume_path)
+    page.wait_for_selector(".card[data-study=study-4]")
+    page.click("#asked .link")
+    page.wait_for_selector(".stage[data-state=drawn]")
+    assert page.inner_text("#viewer h2").startswith("query-")
+    page.go_back()
+    page.wait_for_selector("#viewer", state="detached")
+    page.click(".card[data-study=study-4] .card-actions [aria-haspopup]")
+    page.click("role=menuitem[name='Compare with the query']")
+    until(page, "document.querySelectorAll('.stage[data-state=drawn]').length === 2")
+    assert "compare=query-" in page.url
+
+
 def test_a_dropped_ct_is_a_query(page, studies):
     drop(page, [("Haversham.nii.gz", Path(studies[4].volume_path).read_bytes())])
     page.wait_for_selector(".card[data-study]")

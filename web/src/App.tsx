@@ -1,10 +1,10 @@
 // The shell: what is always there, and the view that the address names.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { AccountDialog } from "./access/AccountDialog";
 import { AccountsView, AuditView } from "./access/AdminViews";
 import { Lost, Refused, SignIn } from "./access/SignIn";
-import { isDark, may, mustSignIn, pages, session, show, signOut, status, switchTheme } from "./state";
+import { hideFailure, isDark, may, mustSignIn, pages, session, show, signOut, status, switchTheme } from "./state";
 import { AddView } from "./AddView";
 import { AddTo } from "./collections/AddTo";
 import { CollectionsView } from "./collections/CollectionsView";
@@ -34,7 +34,10 @@ export function App() {
     const title = study ?? (view === "search" ? "" : t(`nav.${view === "collection" ? "collections" : view}` as "nav.review"));
     document.title = title ? `${title} · MedFinder` : "MedFinder";
   }, [view, study, language.value]);
+  const isFirst = useRef(true);
   useEffect(() => {
+    if (!isFirst.current) hideFailure(); // it was about another view
+    isFirst.current = false;
     document.querySelector<HTMLElement>("#main h1[tabindex]")?.focus({ preventScroll: true });
   }, [view, route.value.id]);
   useKeys(() => setDialog("help"));

@@ -40,7 +40,9 @@ export function tell(text: string): void {
 
 export async function start(): Promise<void> {
   onSignedOut(() => {
-    if (session.value?.account && session.value.access === "required") session.value = { ...session.value, account: null };
+    if (!session.value?.account || session.value.access !== "required") return;
+    lastName = session.value.account.name;
+    session.value = { ...session.value, account: null };
   });
   try {
     enter(await get<Session>("/v1/session"));
@@ -66,19 +68,27 @@ async function load(): Promise<void> {
   status.value = now;
 }
 
+let lastName = ""; // whose session ended while the page was open
+
 export async function signIn(name: string, password: string): Promise<void> {
-  enter(await send<Session>("POST", "/v1/session", { name, password }));
+  const now = await send<Session>("POST", "/v1/session", { name, password });
+  if (lastName && lastName !== now.account?.name) return leave(); // what is held here is another's
+  enter(now);
   hideFailure();
   await load();
 }
 
 export async function signOut(): Promise<void> {
   await send("DELETE", "/v1/session");
-  // What one account has seen is not for the next one at this screen.
+  leave();
+}
+
+// What one account has seen is not for the next one at this screen.
+function leave(): void {
   try {
     sessionStorage.clear();
   } finally {
-    location.hash = "#/";
+    history.replaceState(null, "", "#/");
     location.reload();
   }
 }

@@ -54,11 +54,13 @@ export function Card({ hit, best }: { hit: Hit; best: Record<string, number> }) 
 
 function Actions({ study }: { study: Study }) {
   const { study_id: id } = study;
-  const { like, unlike } = ask.value;
+  const { like, unlike, base } = ask.value;
   const refine: Item[] = [
     { label: t("refine.like"), isOn: like.includes(id), act: () => askFor({ like: [...new Set([...like, id])], unlike: unlike.filter((u) => u !== id) }) },
     { label: t("refine.unlike"), isOn: unlike.includes(id), act: () => askFor({ unlike: [...new Set([...unlike, id])], like: like.filter((l) => l !== id) }) },
   ];
+  const query = base?.kind === "study" ? base.id : base?.kind === "region" ? base.region.study_id : null;
+  if (query && query !== id) refine.push({ label: t("card.compare.query"), act: () => go({ study: id, compare: query, place: {} }) });
   const open = route.value.study;
   if (open && open !== id) refine.push({ label: t("card.compare", { id: open }), act: () => go({ compare: id }) });
   if (canCollect()) refine.push({ label: t("collect.add"), act: () => { collecting.value = [id]; } });

@@ -1,11 +1,11 @@
 // The search: filters, the box, what was found, and the study that is open beside it.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { pages, show, status, vocabulary } from "../state";
 import { isAsked, isUploaded, NOTHING, question, type Ask } from "../ask";
 import { count, t } from "../i18n";
 import { Failed, Progress } from "../parts/messages";
-import { ask, askFor, route } from "../route";
+import { ask, askFor, openStudy } from "../route";
 import type { Sort } from "../types";
 import { AskBox } from "./AskBox";
 import { bestParts, Card, thumbs } from "./Card";
@@ -61,7 +61,6 @@ function Start() {
 function Results() {
   const now = found.value;
   const isWaiting = busy.value !== null;
-  const heading = useRef<HTMLHeadingElement>(null);
   const windows = Object.keys(status.value?.windows ?? {});
   const asked = ask.value;
   const best = bestParts(now?.hits ?? []);
@@ -69,7 +68,7 @@ function Results() {
   return (
     <section id="found" aria-label={t("found.label")}>
       <div class="found-head">
-        <h2 id="summary" tabIndex={-1} ref={heading} aria-live="polite">{now ? (now.hits.length ? count(now.next !== null ? "found.best" : "found", now.hits.length) : t("found.none")) : ""}</h2>
+        <h2 id="summary" tabIndex={-1} aria-live="polite">{now ? (now.hits.length ? count(now.next !== null ? "found.best" : "found", now.hits.length) : t("found.none")) : ""}</h2>
         <div class="found-tools">
           <label>{t("found.sort")} <select id="sort" value={asked.sort} onChange={(event) => askFor({ sort: event.currentTarget.value as Sort })}>{SORTS.map((sort) => <option key={sort} value={sort}>{t(`sort.${sort}`)}</option>)}</select></label>
           <label>{t("found.thumbs")} <select id="thumb-window" value={thumbs.value} onChange={(event) => { thumbs.value = event.currentTarget.value; }}>{["auto", ...windows].map((name) => <option key={name} value={name}>{name === "auto" ? t("found.auto") : name}</option>)}</select></label>
@@ -105,7 +104,9 @@ function Asked({ asked, isEmpty }: { asked: Ask; isEmpty: boolean }) {
         <button class="link" type="button" onClick={() => askFor({ hasSamePatient: !asked.hasSamePatient })}>{t(asked.hasSamePatient ? "found.same.hide" : "found.same.show")}</button>
       </p>,
     );
-  } else if (base?.kind === "study") parts.push(<p>{t("found.looks", { name: uploadName.value || t("ask.uploaded") })}</p>);
+  } else if (base?.kind === "study") {
+    parts.push(<p>{t("found.looks", { name: uploadName.value || t("ask.uploaded") })} <button class="link" type="button" onClick={() => openStudy(base.id)}>{t("found.look")}</button></p>);
+  }
   if (isEmpty) {
     parts.push(
       <p>
@@ -117,11 +118,4 @@ function Asked({ asked, isEmpty }: { asked: Ask; isEmpty: boolean }) {
   const refined = asked.like.length + asked.unlike.length + asked.without.length;
   if (refined) parts.push(<p><button class="link" type="button" onClick={() => askFor({ ...NOTHING, base: asked.base, keywords: asked.keywords, filters: asked.filters })}>{t("refine.clear")}</button></p>);
   return <div id="asked" class="asked" hidden={!parts.length}>{parts}</div>;
-}
-
-// After a search by keyboard the heading is not focused: the box keeps the focus, the heading speaks.
-export function useTitle(title: string): void {
-  useEffect(() => {
-    document.title = title ? `${title} · MedFinder` : "MedFinder";
-  }, [title, route.value]);
 }

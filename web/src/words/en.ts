@@ -93,6 +93,7 @@ export const en = {
   "found.auto": "auto",
   "found.similar": "More like {id}. Other studies of the same patient are left out.",
   "found.same": "More like {id}, other studies of the same patient included.",
+  "found.look": "Look at it",
   "found.same.show": "Show them",
   "found.same.hide": "Leave them out",
   "found.looks": "Studies whose CT looks like {name}. The service holds the upload for half an hour.",
@@ -125,6 +126,7 @@ export const en = {
   "card.similar": "More like this",
   "card.similar.of": "More like {id}",
   "card.compare": "Compare with {id}",
+  "card.compare.query": "Compare with the query",
   "card.more": "More for {id}",
 
   "part.bm25": "words",

@@ -94,6 +94,7 @@ export const es: Record<keyof typeof en, string> = {
   "found.auto": "auto",
   "found.similar": "Como {id}. Se omiten otros estudios del mismo paciente.",
   "found.same": "Como {id}, incluidos otros estudios del mismo paciente.",
+  "found.look": "Verla",
   "found.same.show": "Mostrarlos",
   "found.same.hide": "Omitirlos",
   "found.looks": "Estudios cuya TC se parece a {name}. El servicio guarda la subida media hora.",
@@ -126,6 +127,7 @@ export const es: Record<keyof typeof en, string> = {
   "card.similar": "Más como este",
   "card.similar.of": "Más como {id}",
   "card.compare": "Comparar con {id}",
+  "card.compare.query": "Comparar con la consulta",
   "card.more": "Más para {id}",
 
   "part.bm25": "palabras",
