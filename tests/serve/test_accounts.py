@@ -167,6 +167,18 @@ def test_an_account_with_collections_is_removed_when_somebody_gets_them(database
     assert owner == luis.account_id
 
 
+def test_what_was_made_without_a_sign_in_is_given_to_somebody(database):
+    ana = database.write(lambda c: add_account(c, "ana", "viewer"))
+    values = {"collection_id": new_id(), "owner_id": "local", "name": "x"}
+    values |= {"description": "", "created": now(), "changed": now()}
+    database.write(lambda c: c.execute(collections.insert().values(values)))
+    with pytest.raises(UnknownName):
+        database.write(lambda c: remove_account(c, "local"))
+    database.write(lambda c: remove_account(c, "local", "ana"))
+    owner = database.read(lambda c: c.execute(sql.select(collections.c.owner_id)).scalar_one())
+    assert owner == ana.account_id
+
+
 def test_a_name_that_is_given_again_is_another_account(database):
     first = database.write(lambda c: add_account(c, "ana", "viewer"))
     database.write(lambda c: remove_account(c, "ana"))

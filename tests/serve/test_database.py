@@ -1,6 +1,7 @@
 """What the service remembers, in SQLite and in a real PostgreSQL."""
 
 import asyncio
+import sqlite3
 import stat
 import threading
 
@@ -21,6 +22,7 @@ from medfinder.serve.database import (
     sessions,
     versions,
 )
+from medfinder.serve.faults import Refusal
 
 
 def account(name, **more):
@@ -210,3 +212,17 @@ def test_a_state_is_an_index_a_file_or_a_url(tmp_path):
     assert database_of("postgresql://x/y") == "postgresql://x/y"
     with pytest.raises(InputError, match="no such index folder"):
         database_of(tmp_path / "nothing")
+
+
+def test_a_database_that_does_not_answer_is_told_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(database_module, "_BUSY_S", 0.05)
+    database = Database.open(tmp_path / "x.sqlite")
+    with sqlite3.connect(tmp_path / "x.sqlite", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Refusal) as error:
+            asyncio.run(database.writing(lambda c: None))
+        other.execute("ROLLBACK")
+    other.close()
+    assert (error.value.status_code, error.value.type) == (503, "NoDatabase")
+    asyncio.run(database.writing(lambda c: None))
+    database.close()

@@ -154,7 +154,12 @@ def remove(
 ) -> None:
     """Remove an account with its sessions, tokens, shares and saved searches.
 
+    Collections that were made while nobody had to sign in belong to "local": --give-to passes them
+    on.
+
     Example: medfinder account remove idx luis --give-to ana
+
+    Example: medfinder account remove idx local --give-to ana
     """
     from medfinder.serve.access.accounts import remove_account
 

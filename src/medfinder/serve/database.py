@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 import sqlalchemy as sql
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from medfinder.errors import ConfigError, InputError, Mismatch, MissingExtra
+from medfinder.serve.faults import Refusal
 from medfinder.serve.lanes import Lane
 
 T = TypeVar("T")
@@ -240,12 +241,32 @@ class Database:
             return work(connection)
 
     async def reading(self, work: Callable[[Connection], T]) -> T:
-        """Do as `read` does, without keeping the event loop waiting."""
-        return await self._lane.run(lambda: self.read(work))
+        """Do as `read` does, without keeping the event loop waiting.
+
+        Raises:
+            Refusal: 503 when the database does not answer.
+        """
+        return await self._ask(lambda: self.read(work))
 
     async def writing(self, work: Callable[[Connection], T]) -> T:
-        """Do as `write` does, without keeping the event loop waiting."""
-        return await self._lane.run(lambda: self.write(work))
+        """Do as `write` does, without keeping the event loop waiting.
+
+        Raises:
+            Refusal: 503 when the database does not answer.
+        """
+        return await self._ask(lambda: self.write(work))
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._lane.run(work)
+        except (OperationalError, InterfaceError):  # its text may name the server
+            raise Refusal(
+                503,
+                "NoDatabase",
+                "The service's database does not answer.",
+                "Try again in a moment, or tell whoever runs this service.",
+                headers={"retry-after": "5"},
+            ) from None
 
     def close(self) -> None:
         """Let go of connections and threads."""

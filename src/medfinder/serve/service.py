@@ -52,6 +52,7 @@ class Service:
 
     sources: tuple[str, ...] | None = None
     owner: str | None = None
+    _whole: "Service | None" = None  # of which this is somebody's view
 
     def __init__(self, finder: Finder, config: ServeConfig) -> None:
         self.finder = finder
@@ -84,8 +85,9 @@ class Service:
         Raises:
             Incomplete: The folder or its manifest is gone.
         """
-        if self.is_lost or not (self.folder / MANIFEST).is_file():
-            self.is_lost = self.config.watch_s > 0
+        whole = self._whole or self
+        if whole.is_lost or not (self.folder / MANIFEST).is_file():
+            whole.is_lost = self.config.watch_s > 0
             raise Incomplete(INDEX_IS_GONE)
 
     def seen_by(self, identity: Identity) -> "Service":
@@ -96,6 +98,7 @@ class Service:
         if identity is LOCAL:
             return self
         view = copy.copy(self)
+        view._whole = self
         view.owner = identity.account_id
         view.sources = identity.sources
         if identity.sources is not None:

@@ -10,7 +10,7 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
 from medfinder.errors import InputError, UnknownName
-from medfinder.serve.access.roles import ROLES, Role
+from medfinder.serve.access.roles import LOCAL, ROLES, Role
 from medfinder.serve.database import (
     accounts,
     collection_shares,
@@ -180,6 +180,8 @@ def change_account(connection: Connection, name: str, **changes: Any) -> Account
 def remove_account(connection: Connection, name: str, give_to: str | None = None) -> None:
     """Remove an account with its sessions, tokens, shares and saved searches.
 
+    ``"local"``, who has no account, is removed by giving away what was made without a sign-in.
+
     Args:
         give_to: Account that gets its collections.
 
@@ -188,8 +190,10 @@ def remove_account(connection: Connection, name: str, give_to: str | None = None
         InputError: It is the last active administrator (rule ``last-admin``), or has collections
             that nobody gets (rule ``has-collections``).
     """
-    row = find_row(connection, name)
-    _keep_an_admin(connection, row)
+    is_local = name.strip().lower() == LOCAL.name and give_to is not None
+    row = {"account_id": LOCAL.account_id} if is_local else find_row(connection, name)
+    if not is_local:
+        _keep_an_admin(connection, row)
     of_it = collections.c.owner_id == row["account_id"]
     if give_to is not None:
         heir = find_row(connection, give_to)["account_id"]
