@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import inspect
 import json
+import sqlite3
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -452,6 +453,21 @@ def test_an_answer_that_cannot_be_written_down_is_not_given(members, monkeypatch
     response = eva.get("/v1/studies/study-0")
     error_of(response, 500)
     assert "nodule" not in response.text
+
+
+def test_a_log_that_cannot_be_written_is_told_as_one(members, monkeypatch):
+    eva = members.signed_in("eva")
+    monkeypatch.setattr("medfinder.serve.database._BUSY_S", 0.05)
+    members.app.state.audit._database._engine.dispose()  # connections of before wait longer
+    with sqlite3.connect(members.access.database_url, isolation_level=None) as other:
+        other.execute("PRAGMA busy_timeout=50")
+        other.execute("BEGIN IMMEDIATE")
+        response = eva.get("/v1/studies/study-0")
+        other.execute("ROLLBACK")
+    other.close()
+    assert error_of(response, 503)["type"] == "NoDatabase"
+    assert "nodule" not in response.text
+    assert eva.get("/v1/studies/study-0").status_code == 200
 
 
 def test_the_log_is_listed_exported_and_verified_over_http(members):

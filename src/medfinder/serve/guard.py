@@ -118,7 +118,9 @@ class Guard:
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
             log.error("request %s failed: %s at %s", request_id, type(error).__name__, where)
             if status == 0:
-                await answer(error, request_id)(scope, receive, guarded_send)
+                # A refusal to write down what would be shown comes wrapped by the framework.
+                told = error.__cause__ if isinstance(error.__cause__, Refusal) else error
+                await answer(told, request_id)(scope, receive, guarded_send)
         finally:
             route = getattr(scope.get("route"), "path", "-")
             elapsed_ms = (time.perf_counter() - started) * 1e3
