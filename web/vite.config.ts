@@ -5,6 +5,7 @@ export default defineConfig({
   root: import.meta.dirname,
   publicDir: "public",
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
+  resolve: { alias: [{ find: /^numcodecs\/(blosc|lz4|zstd)$/, replacement: `${import.meta.dirname}/src/no-codec.ts` }] },
   build: {
     outDir: "../src/medfinder/serve/static",
     emptyOutDir: true,

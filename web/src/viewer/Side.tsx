@@ -1,7 +1,7 @@
 // What lies beside the pictures: reports with their findings, what was measured, how it was scanned.
 
 import { useState } from "preact/hooks";
-import { language, t, type Key } from "../i18n";
+import { language, named, t, type Key } from "../i18n";
 import { chipText, distinctFindings, facts, ReportText } from "../text";
 import type { Study, Why } from "../types";
 import type { Desk, Pane } from "./desk";
@@ -61,7 +61,7 @@ function Parts({ why }: { why: Why }) {
       <ul class="parts">
         {parts.map(([name, value]) => (
           <li key={name}>
-            <span>{name}</span> <span class="value">{value.toFixed(3)}</span>
+            <span>{named("part", name)}</span> <span class="value">{value.toFixed(2)}</span>
           </li>
         ))}
       </ul>
