@@ -173,6 +173,7 @@ class Ingest:
             )
         job_id = uuid.uuid4().hex
         incoming = self._root / "incoming" / job_id
+        self._hold(job_id)  # first: what nobody holds, another process clears away
         try:
             target = incoming / "volume" / (f"ct{_suffix(volume)}" if volume.is_file() else "ct")
             target.parent.mkdir(parents=True)
@@ -180,7 +181,6 @@ class Ingest:
             row = {"file": target.name, **{k: v for k, v in facts.items() if v}}
             (incoming / "table.json").write_text(json.dumps([row]), encoding="utf-8")
             job = Job(job_id, "queued", STAGES[0], time.time(), account=account, source=source)
-            self._hold(job_id)
             self._write(job)
         except BaseException:
             self._release(job_id)
@@ -376,7 +376,8 @@ class Ingest:
 
     def _hold(self, job_id: str) -> None:
         file = (self._jobs / f"{job_id}.lock").open("wb")
-        _locked(file)
+        while not _locked(file):  # another process looks whether anybody has it
+            time.sleep(0.01)
         with self._lock:
             self._held[job_id] = file
 
