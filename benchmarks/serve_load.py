@@ -412,8 +412,11 @@ def main() -> None:
             for clients in CLIENTS:
                 limit = 600 if most else seconds
                 rows.append({"what": kind, **load(url, ask, clients, limit, most).figures()})
+                print(json.dumps(rows[-1]), flush=True)
         soaked = soak(url, pid, asking, share)
+        print(json.dumps(soaked), flush=True)
         painted = page(url, 2 if options.quick else 5)
+        print(json.dumps(painted), flush=True)
         memory = {"encoder_loaded_mib": at_start, "after_all_mib": resident_mib(pid)}
     batches = batching(index)
     print(table(rows))
