@@ -46,7 +46,7 @@ def folder(tmp_path, studies):
 
 
 @pytest.fixture
-def visit(visit, review_site):
+def visit(review_site, visit):  # in this order: the pages close first
     """Return a function that opens the review as a reader."""
 
     def go(name="Ana Gómez", scheme="dark"):
