@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from medfinder.errors import InputError
 from medfinder.index.gallery import Gallery, make_gallery
+from medfinder.index.kept import Kept
 from medfinder.index.partitions import Partitions
 from medfinder.index.schema import Stream
 from medfinder.index.where import check_where, conjuncts, excluded, explain
+from medfinder.records import Finding, Study
 
 _BATCH = 65_536  # rows a batch; one large batch is ten times slower to fetch
+_STUDIES = 2_000  # studies kept a snapshot, some ten kilobytes each
+_FINDINGS = 50_000  # studies whose findings are kept, about two kilobytes each
 _MASKS = 32  # filters remembered a snapshot, a byte a row each
 
 
@@ -54,6 +58,8 @@ class Snapshot:
         order = np.argsort(listing["_rowid"].to_numpy(), kind="stable")
         if not np.array_equal(order, np.arange(len(order))):
             listing = listing.take(pa.array(order))
+        self.studies: Kept[Study] = Kept(_STUDIES)
+        self.findings: Kept[tuple[Finding, ...]] = Kept(_FINDINGS)
         self.row_ids: NDArray[np.uint64] = listing["_rowid"].to_numpy()
         self.study_ids: Any = listing["study_id"].combine_chunks()
         for name in streams:

@@ -251,8 +251,16 @@ class Index:
         Raises:
             UnknownName: One is not in the index.
         """
-        rows = self._read(lambda now: self._rows_by_id(now, ids, schema().names))
-        return [from_row(rows[study_id]) for study_id in ids]
+
+        def find(now: Snapshot) -> dict[str, Study]:
+            def rows(missing: Sequence[str]) -> dict[str, Study]:
+                found = self._rows_by_id(now, missing, schema().names)
+                return {study_id: from_row(row) for study_id, row in found.items()}
+
+            return now.studies.take(ids, rows)
+
+        found = self._read(find)
+        return [found[study_id] for study_id in ids]
 
     def findings(self, ids: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
         """Return study_id → its findings, without reading reports or anything else.
@@ -260,8 +268,18 @@ class Index:
         Raises:
             UnknownName: A study is not in the index.
         """
-        rows = self._read(lambda now: self._rows_by_id(now, ids, ["study_id", "findings"]))
-        return {i: tuple(Finding(**f) for f in rows[i]["findings"] or ()) for i in ids}
+
+        def find(now: Snapshot) -> dict[str, tuple[Finding, ...]]:
+            def rows(missing: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
+                found = self._rows_by_id(now, missing, ["study_id", "findings"])
+                return {
+                    study_id: tuple(Finding(**f) for f in row["findings"] or ())
+                    for study_id, row in found.items()
+                }
+
+            return now.findings.take(ids, rows)
+
+        return self._read(find)
 
     def vectors(self, column: str, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
         """Return each study's unit vector, (dim,) float32, or None where it has none.
