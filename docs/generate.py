@@ -22,7 +22,7 @@ from robustness_section import (
     reranking_section,
     robustness_section,
 )
-from service_section import refining_section
+from service_section import load_section, refining_section
 
 from medfinder.cli.app import app
 
@@ -238,6 +238,7 @@ def benchmarks_page() -> str:
         "reranking": reranking_section,
         "localisation": localisation_section,
         "refining": refining_section,
+        "serve_load": load_section,
     }
     for name, section in sections.items():
         if (results / f"{name}.json").is_file():

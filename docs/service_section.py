@@ -39,3 +39,48 @@ def refining_section(figures: dict[str, Any], notes: str) -> list[str]:
                     f"({gain['low']:+.1f} … {gain['high']:+.1f}) |"
                 )
     return [*lines, "", notes]
+
+
+def load_section(figures: dict[str, Any], notes: str) -> list[str]:
+    """Return the lines on the service under load, from ``serve_load.json``."""
+    soak, page, memory = figures["soak"], figures["page"], figures["memory"]
+    shape = "×".join(map(str, figures["volume_shape"]))
+    lines = [
+        "",
+        "## The service under load",
+        "",
+        f"`benchmarks/serve_load.py`: `medfinder serve` over {figures['n_studies']} phantoms of {shape} "
+        "voxels, one process, clients that ask as fast as they are answered. "
+        f"{sum(row['errors'] for row in figures['loads'])} errors.",
+        "",
+        "| asked for | clients | a second | p50 | p95 | p99 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in figures["loads"]:
+        lines.append(
+            f"| {row['what']} | {row['clients']} | {row['per_s']:.1f} | {row['p50_ms']:.0f} ms | "
+            f"{row['p95_ms']:.0f} ms | {row['p99_ms']:.0f} ms |"
+        )
+    return [*lines, "", *_soaked(soak, memory), *_painted(page), "", notes]
+
+
+def _soaked(soak: dict[str, Any], memory: dict[str, Any]) -> list[str]:
+    mib = soak["resident_mib"]
+    mix = ", ".join(f"{n:,} × {kind}" for kind, n in soak["mix"].items())
+    return [
+        f"An hour's requests at one every two seconds ({mix}), asked by 8 clients in "
+        f"{soak['seconds']:.0f} s: {soak['errors']} errors; resident memory {mib[0]:.0f} MiB before, "
+        f"{mib[-1]:.0f} MiB after, {soak['last_half_grew_mib']:+.0f} MiB over the last half. With its "
+        f"encoders loaded and nothing asked yet: {memory['encoder_loaded_mib']:.0f} MiB.",
+    ]
+
+
+def _painted(page: dict[str, Any]) -> list[str]:
+    if "left_out" in page:
+        return []
+    return [
+        "",
+        f"The page without 3D is {page['files']} files, {page['bytes_sent'] / 1000:.0f} kB sent "
+        f"({page['bytes_whole'] / 1000:.0f} kB unpacked); its first paint in Chromium, cache empty, comes "
+        f"after {page['first_contentful_paint_ms']:.0f} ms (median of {page['loads']}).",
+    ]

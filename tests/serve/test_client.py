@@ -90,6 +90,40 @@ def test_a_search_gives_typed_hits(client):
     assert error.value.hint
 
 
+def test_collections_are_made_filled_exported_and_removed(client):
+    made = client.add_collection("Teaching", "Clear cases")
+    client.put_study(made.collection_id, "study-0", "a nodule")
+    client.put_study(made.collection_id, "study-1")
+    client.take_study(made.collection_id, "study-1")
+    client.change_collection(made.collection_id, name="Nodules")
+    found = client.collection(made.collection_id)
+    assert (found.name, found.description) == ("Nodules", "Clear cases")
+    assert [(s.study_id, s.note) for s in found.studies] == [("study-0", "a nodule")]
+    assert b"a nodule" in client.export_collection(made.collection_id)
+    assert client.export_collection(made.collection_id, "nifti").startswith(b"PK")
+    assert [c.name for c in client.collections()] == ["Nodules"]
+    client.remove_collection(made.collection_id)
+    assert client.collections() == []
+
+
+def test_sharing_needs_an_account_that_is_there(client):
+    made = client.add_collection("Mine")
+    with pytest.raises(MedFinderError):
+        client.share_collection(made.collection_id, "nobody")
+    with pytest.raises(InputError, match="permission"):
+        client.share_collection(made.collection_id, "nobody", "own")
+    with pytest.raises(MedFinderError):
+        client.unshare_collection(made.collection_id, "nobody")
+    client.remove_collection(made.collection_id)
+
+
+def test_searches_are_saved_and_forgotten(client):
+    saved = client.save_search("effusions", {"text": "effusion"})
+    assert [s.query for s in client.saved_searches()] == [{"text": "effusion"}]
+    client.remove_saved_search(saved.search_id)
+    assert client.saved_searches() == []
+
+
 def test_hits_are_given_page_after_page(client, monkeypatch):
     monkeypatch.setattr("medfinder.serve.client.MAX_K", 2)
     query = {"study_id": "study-5", "exclude_same_patient": False}

@@ -29,6 +29,18 @@ from pydantic import BaseModel, ValidationError
 import medfinder
 from medfinder import errors
 from medfinder.errors import InputError, MedFinderError, ServiceError, UnknownName
+from medfinder.serve.collection_schemas import (
+    CollectionChange,
+    CollectionDetail,
+    CollectionOut,
+    CollectionsResponse,
+    NewCollection,
+    NewSearch,
+    NoteGiven,
+    SearchesResponse,
+    SearchOut,
+    ShareGiven,
+)
 from medfinder.serve.schemas import (
     MAX_K,
     ExplanationResponse,
@@ -332,6 +344,71 @@ class Client:
 
     # -- the service -------------------------------------------------------------
 
+    def collections(self) -> list[CollectionOut]:
+        """Return the collections that one owns or was given, the latest change first."""
+        return self._send(CollectionsResponse, "GET", "/v1/collections").collections
+
+    def collection(self, collection_id: str) -> CollectionDetail:
+        """Return a collection with its studies."""
+        return self._send(CollectionDetail, "GET", _collection(collection_id))
+
+    def add_collection(self, name: str, description: str = "") -> CollectionOut:
+        """Make a collection."""
+        given = _checked(NewCollection, name=name, description=description)
+        return self._send(CollectionOut, "POST", "/v1/collections", json=_plain(given))
+
+    def change_collection(
+        self, collection_id: str, name: str | None = None, description: str | None = None
+    ) -> CollectionOut:
+        """Give a collection another name or description; what is None stays."""
+        given = _checked(CollectionChange, name=name, description=description)
+        return self._send(CollectionOut, "PATCH", _collection(collection_id), json=_plain(given))
+
+    def remove_collection(self, collection_id: str) -> None:
+        """Remove a collection; its studies stay in the index."""
+        self._ask("DELETE", _collection(collection_id))
+
+    def put_study(self, collection_id: str, study_id: str, note: str = "") -> None:
+        """Put a study into a collection, or give it another note there."""
+        path = f"{_collection(collection_id)}/studies/{_part(study_id)}"
+        self._ask("PUT", path, json=_plain(_checked(NoteGiven, note=note)))
+
+    def take_study(self, collection_id: str, study_id: str) -> None:
+        """Take a study out of a collection."""
+        self._ask("DELETE", f"{_collection(collection_id)}/studies/{_part(study_id)}")
+
+    def share_collection(
+        self, collection_id: str, account: str, permission: Literal["read", "write"] = "read"
+    ) -> None:
+        """Let another account see a collection, or also change it."""
+        given = _checked(ShareGiven, permission=permission)
+        path = f"{_collection(collection_id)}/shares/{_part(account)}"
+        self._ask("PUT", path, json=_plain(given))
+
+    def unshare_collection(self, collection_id: str, account: str) -> None:
+        """Let an account see a collection no more."""
+        self._ask("DELETE", f"{_collection(collection_id)}/shares/{_part(account)}")
+
+    def export_collection(
+        self, collection_id: str, form: Literal["csv", "json", "pdf", "nifti", "dicom"] = "csv"
+    ) -> bytes:
+        """Return a collection as a file that identifies nobody; the last two are zips."""
+        path = f"{_collection(collection_id)}/export"
+        return self._ask("GET", path, params={"format": form}).content
+
+    def saved_searches(self) -> list[SearchOut]:
+        """Return one's saved searches, the latest first."""
+        return self._send(SearchesResponse, "GET", "/v1/saved-searches").searches
+
+    def save_search(self, name: str, query: Mapping[str, Any]) -> SearchOut:
+        """Keep a search."""
+        given = _checked(NewSearch, name=name, query=dict(query))
+        return self._send(SearchOut, "POST", "/v1/saved-searches", json=_plain(given))
+
+    def remove_saved_search(self, search_id: str) -> None:
+        """Forget a saved search."""
+        self._ask("DELETE", f"/v1/saved-searches/{_part(search_id)}")
+
     def status(self) -> StatusResponse:
         """Return what the service holds and can do."""
         return self._send(StatusResponse, "GET", "/v1/status")
@@ -442,6 +519,10 @@ def _plain(model: BaseModel) -> Any:
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _collection(collection_id: str) -> str:
+    return f"/v1/collections/{_part(collection_id)}"
 
 
 def _part(name: str) -> str:
