@@ -56,11 +56,11 @@ def load_section(figures: dict[str, Any], notes: str) -> list[str]:
         "| asked for | clients | a second | p50 | p95 | p99 |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for row in figures["loads"]:
-        lines.append(
-            f"| {row['what']} | {row['clients']} | {row['per_s']:.1f} | {row['p50_ms']:.0f} ms | "
-            f"{row['p95_ms']:.0f} ms | {row['p99_ms']:.0f} ms |"
-        )
+    lines += [
+        f"| {row['what']} | {row['clients']} | {row['per_s']:.1f} | {row['p50_ms']:.0f} ms | "
+        f"{row['p95_ms']:.0f} ms | {row['p99_ms']:.0f} ms |"
+        for row in figures["loads"]
+    ]
     return [*lines, "", *_soaked(soak, memory), *_painted(page), "", notes]
 
 
