@@ -115,6 +115,23 @@ def test_phantoms_are_found_with_the_slice_that_the_answer_points_at(visit, phan
     picture(page, "narrow")
 
 
+def test_a_hit_is_looked_at_beside_the_study_it_was_asked_with(visit, phantoms, picture):
+    page = visit(phantoms, scheme="dark")
+    search(page, "left pleural effusion")
+    page.wait_for_selector(".card")
+    first = page.get_attribute(".card >> nth=0", "data-study")
+    page.click(".card >> nth=0 >> text=More like this")
+    until(
+        page,
+        f"document.querySelector('.card') && document.querySelector('.card').dataset.study !== '{first}'",
+    )
+    page.click(".card >> nth=0 >> text=⋯")
+    page.click("[role=menu] >> text=Compare with the query")
+    page.wait_for_selector(".stage[data-plane=axial][data-state=drawn] >> nth=1")
+    assert f"compare={first}" in page.url
+    picture(page, "beside")
+
+
 def test_the_light_page_in_spanish(visit, phantoms, picture):
     page = visit(phantoms, scheme="light", locale="es-ES")
     search(page, "derrame pleural izquierdo")
