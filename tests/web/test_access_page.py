@@ -10,7 +10,7 @@ from medfinder.serve.access.config import AccessConfig
 from medfinder.serve.access.passwords import Passwords
 from medfinder.serve.config import ServeConfig
 from medfinder.serve.database import Database
-from stubs.pages import open_first, search, shown, until
+from stubs.pages import faults, open_first, search, shown, until
 from stubs.served import serving
 
 PASSWORD = "correct horse battery"
@@ -194,6 +194,39 @@ def test_an_admin_changes_a_role_and_reads_the_log(sign_in):
     assert "study-1" in table
     page.click("#verify")
     until(page, "document.querySelector('#toast').textContent.startsWith('Intact')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_signing_in_and_a_refusal_are_accessible(visit, guarded, sign_in, scheme):
+    page = visit(guarded, ready="#sign-in", scheme=scheme)
+    page.fill("#name", "vera")
+    page.fill("#password", "wrong")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#wrong")
+    assert faults(page) == []
+    page = sign_in("vera", scheme=scheme)
+    page.goto(guarded + "#/audit")
+    page.wait_for_selector("#refused")
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_views_of_accounts_and_of_the_log_are_accessible(sign_in, scheme):
+    page = sign_in("ada", scheme=scheme)
+    page.click("nav a[href='#/accounts']")
+    page.wait_for_selector("#accounts th:has-text('nobu')")
+    assert faults(page) == []
+    page.click("#new-account")
+    page.wait_for_selector("#account-new[open]")
+    assert faults(page) == []
+    page.keyboard.press("Escape")
+    page.click("nav a[href='#/audit']")
+    page.wait_for_selector("#audit tbody tr")
+    assert faults(page) == []
+    page.click("#account")
+    page.click("role=menuitem[name='Password and tokens']")
+    page.wait_for_selector("#account-dialog[open]")
+    assert faults(page) == []
 
 
 # ---- collections ----------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def test_a_hit_is_looked_at_beside_the_study_it_was_asked_with(visit, phantoms, 
     page.click("[role=menu] >> text=Compare with the query")
     page.wait_for_selector(".stage[data-plane=axial][data-state=drawn] >> nth=1")
     assert f"compare={first}" in page.url
+    assert faults(page) == []
     picture(page, "beside")
 
 
