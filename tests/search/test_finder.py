@@ -285,3 +285,16 @@ def test_side_and_place_of_a_finding_are_facets(finder: Finder) -> None:
     counts = finder.index.facets("findings_placed")
     assert counts["any finding, left"] == 3
     assert counts["nodule, upper lobe"] == 1
+
+
+def test_a_whole_report_is_explained_by_shared_findings_not_by_shared_words(finder: Finder) -> None:
+    report = "Left pleural effusion. Heart size is normal. Known nodule, unchanged."
+    hits = {h.study_id: h.why for h in finder.search(report=report, k=9)}
+    assert hits["s1"].terms == ("pleural effusion",)
+    assert hits["s1"].sentences == ("Left pleural effusion.",)
+    assert "size" not in hits["s1"].terms
+
+
+def test_a_report_without_shared_findings_is_explained_by_words(finder: Finder) -> None:
+    hits = {h.study_id: h.why for h in finder.search(report="Heart size is normal.", k=9)}
+    assert {"heart", "size", "normal"} <= set(hits["s1"].terms)

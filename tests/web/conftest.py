@@ -43,9 +43,12 @@ EXPECTED = ("status of 4", "Blocked script execution", "net::ERR_FAILED")
 DRAWS_3D = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # slower at all else
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Return a function that starts a browser with flags."""
+    """Return a function that starts a browser with flags.
+
+    It goes with its file: while it is there no other event loop can run in this thread.
+    """
     if not CHROMIUM.exists():
         pytest.skip("no /usr/bin/chromium: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -63,13 +66,13 @@ def chromium():
             browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium):
     """A browser that draws in two dimensions."""
     return chromium(["--disable-gpu"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser_3d(chromium):
     """A browser with WebGL, in software."""
     return chromium(DRAWS_3D)

@@ -296,6 +296,7 @@ class Finder:
         parsed = parse_report(report)
         return Query(
             text=parsed.text,
+            is_report=True,
             wanted=extract_findings(parsed),
             report_vector=self._embed_text("report", parsed.text),
             volume_vector=self._place(parsed.text, is_report=True),
@@ -323,6 +324,7 @@ class Finder:
         vector = self._stored("volume", study_id)
         query = Query(
             text=study.words,
+            is_report=True,
             wanted=tuple(study.findings),
             volume_vector=vector,
             report_vector=self._stored("report", study_id),
@@ -522,7 +524,9 @@ def _why(query: Query, study: Study, parts: Mapping[str, float]) -> Why:
     names = {f.name for f in query.wanted if f.status != "absent"} | set(query.keywords)
     wide = names | {n for name in names for n in vocabulary().descendants(name)}
     found = [f for f in study.findings if f.status == "present" and f.name in wide]
-    words = query_terms(query.text) if study.words else ()
+    # Reports share half of their words, whatever they say: a shared finding says why, if there is one.
+    is_told = query.is_report and bool(found)
+    words = query_terms(query.text) if study.words and not is_told else ()
     terms = tuple(dict.fromkeys([*matched_terms(words, study.words), *(f.name for f in found)]))
     shown = matched_sentences(words, study.words, found) if words or found else ()
     return Why(parts=dict(parts), terms=terms, sentences=shown)

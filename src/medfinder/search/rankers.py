@@ -33,6 +33,7 @@ class Query:
     """What is asked, in the forms that rankers understand."""
 
     text: str = ""
+    is_report: bool = False  # the text is a whole report
     keywords: tuple[str, ...] = ()
     wanted: tuple[Finding, ...] = ()
     volume_vector: npt.NDArray[np.float32] | None = None
