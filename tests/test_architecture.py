@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medfinder"
 # not import each other, except in the groups marked True.
 LAYERS: list[tuple[set[str], bool]] = [
     ({"errors", "records"}, True),
-    ({"compiled", "config", "registry", "artifact", "studies"}, True),
+    ({"compiled", "config", "registry", "place", "artifact", "studies"}, True),
     ({"volume", "report", "ranking", "index"}, False),
     ({"phantom", "curate", "model"}, False),
     ({"embed"}, False),

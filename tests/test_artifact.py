@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_manifest_that_was_changed_by_a_bit_is_refused(tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest())
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"studies": 2', '"studies": 3'))
+    with pytest.raises(Mismatch, match="it has changed since it was written"):
+        read_manifest(tmp_path, "curate")
+
+
+def test_a_manifest_of_an_older_version_has_no_checksum_and_is_read(tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest())
+    path = tmp_path / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    path.write_text(json.dumps(fields))
+    assert read_manifest(tmp_path, "curate") == manifest()

@@ -4,17 +4,24 @@ A folder without ``manifest.json`` is unfinished work: the stage that writes it 
 other stage refuses it. Knows nothing of what the folder holds.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping
+from typing import Any
 
 from medfinder.errors import Incomplete, InputError, Mismatch
+from medfinder.place import FolderPlace, Location, atomic_write, place_of
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "Manifest",
+    "atomic_write",
+    "manifest_hash",
+    "read_manifest",
+    "write_manifest",
+]
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -52,77 +59,61 @@ def manifest_hash(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write the manifest, last of all, and return its path."""
-    path = folder / MANIFEST
-    with atomic_write(path) as file:
-        file.write(
-            json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True).encode() + b"\n"
-        )
-    return path
+def write_manifest(folder: Location, manifest: Manifest) -> None:
+    """Write the manifest, last of all.
+
+    It holds a checksum of itself, so that a damaged one is told from another.
+    """
+    fields = dataclasses.asdict(manifest)
+    text = json.dumps({**fields, "checksum": _checksum(fields)}, indent=2, sort_keys=True)
+    with place_of(folder).write(MANIFEST) as file:
+        file.write(text.encode() + b"\n")
 
 
-def read_manifest(folder: Path, stage: str) -> Manifest:
+def read_manifest(folder: Location, stage: str) -> Manifest:
     """Read a finished folder's manifest.
 
     Raises:
         InputError: There is no such folder.
         Incomplete: The folder has no manifest.
-        Mismatch: Another stage's folder, or a schema this version does not read.
+        Mismatch: Another stage's folder, a damaged manifest, or a schema this version does not read.
+        ArtifactError: The store that holds it cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"There is no {stage} folder at {str(folder)!r}. Check the path.")
+    place = place_of(folder)
+    name = str(place)
+    if isinstance(place, FolderPlace) and not place.path.is_dir():
+        raise InputError(f"There is no {stage} folder at {name!r}. Check the path.")
     try:
-        fields = json.loads((folder / MANIFEST).read_bytes())
+        fields = json.loads(place.read(MANIFEST))
+        said = fields.pop("checksum", None)  # older versions wrote none
         manifest = Manifest(**fields)
     except FileNotFoundError:
+        if not isinstance(place, FolderPlace) and next(iter(place.list()), None) is None:
+            raise InputError(f"There is no {stage} folder at {name!r}. Check the URL.") from None
         raise Incomplete(
-            f"The folder {str(folder)!r} has no {MANIFEST}: its stage has not finished. "
+            f"The folder {name!r} has no {MANIFEST}: its stage has not finished. "
             f"Run 'medfinder {stage}' on it again; it resumes."
         ) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise Mismatch(
-            f"The manifest of {str(folder)!r} cannot be read: {error}. Run 'medfinder {stage}' on "
-            "it again."
+            f"The manifest of {name!r} cannot be read: {error}. Run 'medfinder {stage}' on it again."
         ) from None
     if manifest.stage != stage:
         raise Mismatch(
-            f"{str(folder)!r} was written by 'medfinder {manifest.stage}', "
+            f"{name!r} was written by 'medfinder {manifest.stage}', "
             f"but this step reads what 'medfinder {stage}' writes."
         )
     if manifest.schema != SCHEMA:
         raise Mismatch(
-            f"{str(folder)!r} has schema {manifest.schema}, this version reads {SCHEMA}. Run 'medfinder {stage}' again."
+            f"{name!r} has schema {manifest.schema}, this version reads {SCHEMA}. Run 'medfinder {stage}' again."
+        )
+    if said is not None and said != _checksum(fields):
+        raise Mismatch(
+            f"The manifest of {name!r} cannot be read: it has changed since it was written. "
+            f"Run 'medfinder {stage}' on it again."
         )
     return manifest
 
 
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that replaces it when the block ends without error.
-
-    After a crash at any moment `path` holds either its old or its new bytes, whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
