@@ -1,8 +1,8 @@
 """What turns a filled table into a finished index: compaction, scalar and text indexes, galleries."""
 
+import contextlib
 import dataclasses
 import hashlib
-import shutil
 import sys
 import tempfile
 import time
@@ -21,6 +21,7 @@ from medfinder.index import partitions
 from medfinder.index.gallery import mean_of
 from medfinder.index.schema import STOP_WORDS, IndexConfig
 from medfinder.index.snapshot import Snapshot, read
+from medfinder.place import FolderPlace, Place, hash_file
 
 _BITMAPS = ("sex", "manufacturer", "body_part", "split", "source", "language")
 _TREES = (
@@ -41,7 +42,7 @@ _KEPT = timedelta(seconds=60)  # old versions younger than this may still be rea
 
 
 def finish(
-    folder: Path,
+    place: Place,
     table: Any,
     snapshot: Callable[[], Snapshot],
     config: IndexConfig,
@@ -49,24 +50,32 @@ def finish(
     duration_s: float,
     package_version: str,
     settings: Mapping[str, Any],
+    check: Callable[[], None],
 ) -> Manifest:
-    """Bring everything derived up to the table's rows, and write the manifest, last."""
+    """Bring everything derived up to the table's rows, and write the manifest, last.
+
+    Args:
+        check: Raises where another process has taken over meanwhile.
+    """
     _drop_duplicates(table, snapshot())
     n = len(snapshot())
     if n:
         content = _content(snapshot()) if n <= _SMALL else None
-        rebuild = _text_is_stale(table, n, content is None or content != files.text_record(folder))
+        rebuild = _text_is_stale(table, n, content is None or content != files.text_record(place))
         _patiently(table.optimize)
         _patiently(lambda: _index_columns(table))
         if rebuild:
             _patiently(lambda: _index_text(table))
-        files.write_text_record(folder, content)
+        check()
+        files.write_text_record(place, content)
     now = snapshot()
     counts = {"studies": len(now)}
     for column in now.streams:
         counts[column] = int(now.has(column).sum())
-        _finish_gallery(folder, column, now, config)
+        check()
+        _finish_gallery(place, column, now, config)
     _patiently(lambda: table.optimize(cleanup_older_than=_KEPT))
+    seal(place, table)
     manifest = Manifest(
         stage="index",
         config={
@@ -81,8 +90,30 @@ def finish(
         duration_s=duration_s,
         package_version=package_version or __version__,
     )
-    write_manifest(folder, manifest)
+    check()
+    write_manifest(place, manifest)
     return manifest
+
+
+def seal(place: Place, table: Any) -> None:
+    """Record the table's files, which never change, so that a change in one is found.
+
+    Each with its size and, in a folder, its SHA-256 (a hash that was recorded before is kept: the
+    file is not read again); in a store, which looks after its own bits, with its ETag.
+    """
+    said = files.read_record(place, files.FILES) or {}
+    before, found = said.get("files", {}), {}
+    for entry in place.list(files.TABLE):
+        held = before.get(entry.name)
+        if held is not None and held["size"] == entry.size:
+            found[entry.name] = held
+            continue
+        with contextlib.suppress(FileNotFoundError):  # cleaned up meanwhile
+            what = (
+                hash_file(place.path / entry.name) if isinstance(place, FolderPlace) else entry.mark
+            )
+            found[entry.name] = {"size": entry.size, "hash": what}
+    files.write_record(place, files.FILES, {"version": table.version, "files": found})
 
 
 def _patiently(action: Callable[[], object]) -> None:
@@ -164,24 +195,27 @@ def _index_text(table: Any) -> None:
     table.create_index("words", config=config, replace=True)
 
 
-def _finish_gallery(folder: Path, column: str, now: Snapshot, config: IndexConfig) -> None:
+def _finish_gallery(place: Place, column: str, now: Snapshot, config: IndexConfig) -> None:
     """Compute the column's centre and, where it is large, its partitions."""
     stream = now.streams[column]
     dim, at_least = stream.dim, config.centre_from if stream.is_centred else sys.maxsize
     rows = now.in_order(np.flatnonzero(now.has(column)).astype(np.int32))
     if len(rows) < config.exact_below:
         centre = mean_of([now.vectors(column, rows)], dim, at_least)
-        files.write_gallery(folder, column, centre, None)
+        files.write_gallery(place, column, centre, None)
+        files.drop_partitions(place, column, keep=None)
         return
-    _, parts = files.gallery(folder, column, dim)
+    said = files.read_record(place, files.record(column))
+    _, parts = files.gallery(place, column, dim)
     fresh = None if parts is None else _still_good(parts, column, now, config)
-    if parts is not None and fresh is not None:
+    if parts is not None and fresh is not None and said is not None:
         alive, added = fresh
         centre = mean_of([parts.vectors, now.vectors(column, added)], dim, at_least, alive)
-        parts.save_inverse(centre)
-        files.write_gallery(folder, column, centre, parts.folder.name)
+        files.keep_lengths(place, parts, said["partitions"], centre)
+        files.write_gallery(place, column, centre, said["partitions"])
         return
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=files.derived(folder)) as temporary:
+    where = files.working_folder(place)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=where) as temporary:
         raw = np.lib.format.open_memmap(
             Path(temporary) / "raw.npy", "w+", np.float32, (len(rows), dim)
         )
@@ -191,14 +225,10 @@ def _finish_gallery(folder: Path, column: str, now: Snapshot, config: IndexConfi
         built = Path(temporary) / "partitions"
         partitions.build(built, raw, keys, centre, config.rows_per_list, config.recall, config.seed)
         name = f"{column}-{hashlib.sha256(keys.tobytes()).hexdigest()[:16]}"
-        target = files.derived(folder) / name
-        shutil.rmtree(target, ignore_errors=True)
-        built.rename(target)
-    made = partitions.load(target)
-    assert made is not None
-    made.save_inverse(centre)
-    files.write_gallery(folder, column, centre, name)
-    files.drop_partitions(folder, column, keep=name)
+        made = files.keep_partitions(place, name, built)
+    files.keep_lengths(place, made, name, centre)
+    files.write_gallery(place, column, centre, name)
+    files.drop_partitions(place, column, keep=name)
 
 
 def _still_good(

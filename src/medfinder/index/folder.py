@@ -1,11 +1,16 @@
-"""An index's folder: where its files lie, how they are opened, and how they are written safely."""
+"""An index's files: where they lie, how they are opened, and how they are written safely.
+
+The same in a folder and in a store. ``derived/`` holds a record of each column, with a checksum, that
+names the column's partitions, and ``files.json``, what `finish` left of the table's files.
+"""
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,24 +18,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import MANIFEST, SCHEMA, Manifest, atomic_write
+from medfinder.artifact import MANIFEST, SCHEMA, Manifest
 from medfinder.config import from_dict
-from medfinder.errors import ConfigError, InputError, Mismatch, UnknownName
+from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch, UnknownName
+from medfinder.index import fetched
+from medfinder.index.lease import leased
 from medfinder.index.partitions import Partitions, load
 from medfinder.index.schema import STREAMS, IndexConfig, Stream, check_streams, table_schema
+from medfinder.place import RETRIES, RETRY_S, FolderPlace, Place, StorePlace
 
+TABLE = "table/studies.lance"
 _TABLE = "studies"
-_STREAMS = "streams.json"
-_DERIVED = "derived"
+STREAMS_FILE = "streams.json"
+DERIVED = "derived"
+FILES = f"{DERIVED}/files.json"
+LOCK = ".finish.lock"
 
 
-def connect(folder: Path) -> Any:
+def connect(place: Place) -> Any:
     """Open the database of an index; every read checks for versions that others have written."""
     # The engine reports each new table as a warning on stderr.
     os.environ.setdefault("LANCE_LOG", "error")
     import lancedb
 
-    return lancedb.connect(str(folder / "table"), read_consistency_interval=timedelta(0))
+    options = None
+    if isinstance(place, StorePlace):
+        options = {
+            "client_max_retries": str(RETRIES),
+            "client_retry_timeout": str(int(RETRY_S)),
+            "download_retry_count": str(RETRIES),
+            "timeout": "60s",
+            "connect_timeout": "10s",
+        }
+    return lancedb.connect(
+        str(place.at("table")),
+        read_consistency_interval=timedelta(0),
+        storage_options=options,
+    )
 
 
 def table(database: Any, streams: Mapping[str, Stream]) -> Any:
@@ -52,7 +76,7 @@ def table(database: Any, streams: Mapping[str, Stream]) -> Any:
     return opened
 
 
-def begin(folder: Path, streams: Mapping[str, Stream]) -> None:
+def begin(place: Place, streams: Mapping[str, Stream]) -> None:
     """Make the folder, or check that what is in it was begun with the same encoders.
 
     Raises:
@@ -63,41 +87,40 @@ def begin(folder: Path, streams: Mapping[str, Stream]) -> None:
         "schema": SCHEMA,
         "streams": {n: dataclasses.asdict(s) for n, s in streams.items()},
     }
-    path = folder / _STREAMS
+    name = str(place)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = json.loads(path.read_bytes())
+        if isinstance(place, FolderPlace):
+            place.path.mkdir(parents=True, exist_ok=True)
+        before = json.loads(place.read(STREAMS_FILE))
     except FileNotFoundError:
-        _write_whole(path, said)
+        _write_whole(place, said)
         return
     except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"{str(folder)!r} is a file; an index is a folder. Give another path."
-        ) from None
+        raise InputError(f"{name!r} is a file; an index is a folder. Give another path.") from None
     except ValueError:
         raise Mismatch(
-            f"The {_STREAMS} of {str(folder)!r} cannot be read. Remove the folder, or index into "
+            f"The {STREAMS_FILE} of {name!r} cannot be read. Remove the folder, or index into "
             "a new one."
         ) from None
     if not isinstance(before, dict) or not isinstance(before.get("streams"), dict):
         raise Mismatch(
-            f"The {_STREAMS} of {str(folder)!r} does not say which encoders it holds. Remove the "
+            f"The {STREAMS_FILE} of {name!r} does not say which encoders it holds. Remove the "
             "folder, or index into a new one."
         )
     if before.get("schema") != SCHEMA:
         raise Mismatch(
-            f"{str(folder)!r} has index schema {before.get('schema')}, this version writes "
+            f"{name!r} has index schema {before.get('schema')}, this version writes "
             f"{SCHEMA}. Index into a new folder."
         )
     if _compared(before["streams"]) != _compared(said["streams"]):
         held = ", ".join(f"{n}: {s.get('model_id')!r}" for n, s in before["streams"].items())
         wanted = ", ".join(f"{n}: {s.model_id!r}" for n, s in streams.items())
         raise Mismatch(
-            f"{str(folder)!r} is an index of other encoders: it holds {held}; got {wanted}. "
+            f"{name!r} is an index of other encoders: it holds {held}; got {wanted}. "
             "Vectors of two models cannot be compared: index into a new folder."
         )
     if before != said:  # the same model by another name: a checkpoint that moved
-        _write_whole(path, said)
+        _write_whole(place, said)
 
 
 def _compared(streams: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,100 +149,157 @@ def streams_of(manifest: Manifest) -> tuple[dict[str, Stream], IndexConfig]:
         ) from None
 
 
-def lost(folder: Path, streams: Mapping[str, Stream]) -> list[str]:
+def lost(place: Place, streams: Mapping[str, Stream]) -> list[str]:
     """Return which parts that a finished index has are missing or damaged, as paths in it."""
-    parts = [] if (folder / "table" / f"{_TABLE}.lance").is_dir() else ["table"]
-    return parts + [
-        f"{_DERIVED}/{name}.json"
-        for name in streams
-        if _read(folder / _DERIVED / f"{name}.json") is None
-    ]
+    parts = [] if next(iter(place.list(TABLE)), None) is not None else ["table"]
+    return parts + [record(name) for name in streams if read_record(place, record(name)) is None]
 
 
-def gallery(folder: Path, column: str, dim: int) -> tuple[NDArray[np.float32], Partitions | None]:
+def record(column: str) -> str:
+    """Return the name of a column's record."""
+    return f"{DERIVED}/{column}.json"
+
+
+def gallery(place: Place, column: str, dim: int) -> tuple[NDArray[np.float32], Partitions | None]:
     """Return a column's centre and partitions; zero and None before the index is finished."""
     while True:
-        said = _read(folder / _DERIVED / f"{column}.json")
+        said = read_record(place, record(column))
         if said is None:
             return np.zeros(dim, np.float32), None
         centre, name = np.array(said["centre"], np.float32), said["partitions"]
-        parts = None if name is None else load(folder / _DERIVED / name)
+        parts = None if name is None else partitions_in(place, name, centre)
         # Partitions are dropped after the record that no longer names them: then read it again.
-        if parts is not None or said == _read(folder / _DERIVED / f"{column}.json"):
+        if parts is not None or said == read_record(place, record(column)):
             return centre, parts
 
 
+def partitions_in(place: Place, name: str, centre: NDArray[np.float32]) -> Partitions | None:
+    """Return the partitions of that name, fetched to this machine where they lie in a store."""
+    if isinstance(place, FolderPlace):
+        return load(place.path / DERIVED / name)
+    folder = fetched.partitions(place.at(f"{DERIVED}/{name}"), centre)
+    return None if folder is None else load(folder)
+
+
+def keep_partitions(place: Place, name: str, built: Path) -> Partitions:
+    """Move finished partitions to where readers find them, under `name`."""
+    if isinstance(place, FolderPlace):
+        target = place.path / DERIVED / name
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        built.rename(target)
+    else:
+        target = fetched.put(place.at(f"{DERIVED}/{name}"), built)
+    made = load(target)
+    assert made is not None
+    return made
+
+
+def keep_lengths(place: Place, parts: Partitions, name: str, centre: NDArray[np.float32]) -> None:
+    """Save what a search with this centre needs of each row, beside the partitions."""
+    parts.save_inverse(centre)
+    if not isinstance(place, FolderPlace):
+        place.store(parts.folder / fetched.LENGTHS, f"{DERIVED}/{name}/{fetched.LENGTHS}")
+
+
 def write_gallery(
-    folder: Path, column: str, centre: NDArray[np.float32], partitions: str | None
+    place: Place, column: str, centre: NDArray[np.float32], partitions: str | None
 ) -> None:
     """Record a column's centre and the name of its partitions; readers take it up at once."""
     said = {"centre": [float(value) for value in centre], "partitions": partitions}
-    path = derived(folder) / f"{column}.json"
-    if _read(path) != said:
-        _write(path, said)
+    if read_record(place, record(column)) != said:
+        write_record(place, record(column), said)
 
 
-def drop_partitions(folder: Path, column: str, keep: str) -> None:
+def drop_partitions(place: Place, column: str, keep: str | None) -> None:
     """Remove the column's partitions but `keep`; who has them mapped keeps them until done."""
-    for path in derived(folder).glob(f"{column}-*"):
-        if path.name != keep:
-            shutil.rmtree(path, ignore_errors=True)
+    if isinstance(place, FolderPlace):
+        for path in (place.path / DERIVED).glob(f"{column}-*"):
+            if path.name != keep:
+                shutil.rmtree(path, ignore_errors=True)
+        return
+    for entry in list(place.list(DERIVED)):
+        name = entry.name.split("/")[1]
+        if name.startswith(f"{column}-") and name != keep:
+            place.delete(entry.name)
 
 
-def text_record(folder: Path) -> str | None:
+def text_record(place: Place) -> str | None:
     """Return the hash of the content that the text index was built for; None where unknown."""
-    said = _read(folder / _DERIVED / "text.json")
+    said = read_record(place, f"{DERIVED}/text.json")
     return None if said is None else said["content"]
 
 
-def write_text_record(folder: Path, content: str | None) -> None:
+def write_text_record(place: Place, content: str | None) -> None:
     """Record what the text index holds."""
-    _write(derived(folder) / "text.json", {"content": content})
+    write_record(place, f"{DERIVED}/text.json", {"content": content})
 
 
-def derived(folder: Path) -> Path:
-    """Return the folder of all that `finish` derives from the table, made where it is missing."""
-    path = folder / _DERIVED
-    path.mkdir(exist_ok=True)
-    return path
-
-
-def stamp(folder: Path) -> int:
+def stamp(place: Place) -> int:
     """Return a number that changes whenever a column's record is written."""
-    latest = 0
-    for name in STREAMS:
-        with contextlib.suppress(FileNotFoundError):
-            status = (folder / _DERIVED / f"{name}.json").stat()
-            latest ^= hash((name, status.st_mtime_ns, status.st_ino))
-    return latest
+    if isinstance(place, FolderPlace):
+        marks = {record(name): place.mark(record(name)) for name in STREAMS}
+    else:  # one request, not one a column
+        marks = {entry.name: entry.mark for entry in place.list(DERIVED)}
+    return hash(tuple(marks.get(record(name)) for name in STREAMS))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def working_folder(place: Place) -> Path:
+    """Return a folder of this machine for what is being built, on the index's disk where it has one."""
+    if isinstance(place, FolderPlace):
+        path = place.path / DERIVED
+        path.mkdir(exist_ok=True)
+        return path
+    return fetched.folder()
+
+
+def read_record(place: Place, name: str) -> dict[str, Any] | None:
+    """Return a record of ``derived/``; None where it is missing or damaged: `finish` writes it anew."""
     try:
-        said: dict[str, Any] = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):  # damaged is as good as lost: `finish` writes it anew
+        said = json.loads(place.read(name))
+        checksum = said.pop("checksum", None)  # older versions wrote none
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
         return None
-    return said
+    return said if checksum in (None, _checksum(said)) else None
 
 
-def _write_whole(path: Path, said: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
+def write_record(place: Place, name: str, said: Mapping[str, Any]) -> None:
+    """Write a record of ``derived/``, with a checksum of what it says."""
+    with place.write(name) as file:
+        file.write(json.dumps({**said, "checksum": _checksum(said)}).encode())
+
+
+def _checksum(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write_whole(place: Place, said: Mapping[str, Any]) -> None:
+    with place.write(STREAMS_FILE) as file:
         file.write(json.dumps(said, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _write(path: Path, said: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(said).encode())
-
-
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time finish the index; a killed holder lets go."""
+def lock(place: Place) -> Iterator[Callable[[], None]]:
+    """Let one process at a time finish the index; a killed holder lets go.
+
+    Yields:
+        What raises ArtifactError where the lock was lost meanwhile.
+    """
+    if isinstance(place, StorePlace):
+        with leased(place, LOCK.lstrip(".")) as check:
+            yield check
+        return
+    if not isinstance(place, FolderPlace):
+        raise ArtifactError(f"{str(place)!r} knows no locks.")
     try:
         import fcntl
     except ImportError:  # no such lock on Windows, where two finishing at once stays unguarded
-        yield
+        yield _nothing
         return
-    with open(folder / ".finish.lock", "wb") as file:
+    with open(place.path / LOCK, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield _nothing
+
+
+def _nothing() -> None:
+    pass

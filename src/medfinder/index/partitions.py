@@ -13,14 +13,17 @@ The float32 file holds unit vectors as they came: the centre may move without a 
 import dataclasses
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import atomic_write
 from medfinder.index.exact import direction, inverse_lengths
+from medfinder.place import atomic_write, hash_file
 
+RECORD = "partitions.json"
+"""Written last; names every other file but the lengths, with its size and SHA-256."""
 _CHUNK = 16_384  # rows held at once: 32 MiB of 512 float32
 _ROUNDS = 6
 _SAMPLED_PER_LIST = 40
@@ -62,7 +65,7 @@ class Partitions:
             with np.load(self.folder / "lengths.npz") as saved:
                 if np.array_equal(saved["centre"], centre):
                     return np.asarray(saved["inverse"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass
         blocks = range(0, len(self.keys), _CHUNK)
         return np.concatenate(
@@ -160,22 +163,27 @@ def build(
     np.save(folder / "offsets.npy", offsets.astype(np.int64))
     np.save(folder / "centroids.npy", centroids)
     budget, reached = _choose_budget(target, offsets, centroids, centre, recall, random)
-    with atomic_write(folder / "partitions.json") as file:
-        file.write(json.dumps({"budget": budget, "recall": reached}).encode())
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(folder.glob("*.npy"))
+    }
+    with atomic_write(folder / RECORD) as file:
+        file.write(json.dumps({"budget": budget, "recall": reached, "files": files}).encode())
 
 
 def load(folder: Path) -> Partitions | None:
     """Return the partitions in `folder`, or None where they are missing or unfinished."""
     try:
-        said = json.loads((folder / "partitions.json").read_bytes())
+        said = json.loads((folder / RECORD).read_bytes())
         mapped = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("vectors", "codes")}
         held = {
             n: np.load(folder / f"{n}.npy")
             for n in ("scales", "origin", "keys", "offsets", "centroids")
         }
-    except (OSError, ValueError):
+        numbers = {"budget": int(said["budget"]), "recall": float(said["recall"])}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Partitions(**mapped, **held, budget=said["budget"], recall=said["recall"], folder=folder)
+    return Partitions(**mapped, **held, **numbers, folder=folder)  # type: ignore[arg-type]
 
 
 def _centred(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,29 +1,33 @@
 """The index: studies with their vectors and text in one embedded LanceDB table, and how to search it.
 
-A folder holds ``table/`` (LanceDB, the source of truth), ``streams.json`` (which encoders made the
+A folder, or a prefix in a store, holds ``table/`` (LanceDB, the source of truth), ``streams.json`` (which encoders made the
 vectors), ``derived/`` (what `Index.finish` makes of them for vector search) and ``manifest.json``,
 written last. The order of rows never shows in a result: ties are broken by study_id.
 Knows no pixels, no words and no torch: vectors and findings arrive ready.
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import Manifest, read_manifest
-from medfinder.errors import ArtifactError, Incomplete, InputError, UnknownName
+from medfinder.artifact import MANIFEST, Manifest, read_manifest
+from medfinder.errors import ArtifactError, Incomplete, InputError, MedFinderError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
+from medfinder.index.engine import is_fault, told
 from medfinder.index.finish import finish
 from medfinder.index.partitions import Partitions
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.snapshot import Snapshot, evaluate, read
 from medfinder.index.where import check_where, explain, literal
+from medfinder.place import Location, is_remote, local_folder, place_of
 from medfinder.records import Finding, Study
 from medfinder.registry import unknown
 from medfinder.studies import FACETS, from_row, schema
@@ -35,6 +39,9 @@ T = TypeVar("T")
 
 _IDS_A_QUERY = 500
 _MAX_TIES = 4096
+_FRESH_S = 1.0
+"""In a store, where looking costs a request, what others wrote is seen within this."""
+_PAUSES_S = (0.5, 2.0)
 
 
 class Stored(NamedTuple):
@@ -55,25 +62,30 @@ class Index:
     """An index folder, open for searching and for writing.
 
     Made by `create` or `open`. Safe to use from several threads; several processes may read and
-    write one folder at a time. Every search sees all rows that were added before it began.
+    write one folder at a time. Every search sees all rows that were added before it began; in a
+    store, where looking costs a request, those that others added up to a second before.
     """
 
-    def __init__(self, folder: Path, streams: Mapping[str, Stream], config: IndexConfig) -> None:
-        self.folder = folder
+    def __init__(
+        self, location: Location, streams: Mapping[str, Stream], config: IndexConfig
+    ) -> None:
+        self.place = place_of(location)
         self.streams = dict(streams)
         self.config = config
-        self._database = files.connect(folder)
-        self._table = files.table(self._database, self.streams)
+        with told(self.place):
+            self._database = files.connect(self.place)
+            self._table = files.table(self._database, self.streams)
         self._lock = threading.RLock()
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int] | None = None
+        self._looked = -_FRESH_S
 
     # -- opening -----------------------------------------------------------------
 
     @classmethod
     def create(
         cls,
-        folder: str | Path,
+        folder: Location,
         streams: Mapping[str, Stream],
         config: IndexConfig | None = None,
     ) -> "Index":
@@ -86,29 +98,56 @@ class Index:
             Mismatch: The folder holds an index of other encoders, or of another schema.
             UnknownName: There is no such stream.
         """
-        path = Path(folder)
+        place = place_of(folder)
         checked = columns.check_streams(streams)
         settings = config or IndexConfig()
-        files.begin(path, checked)
-        return cls(path, checked, settings)
+        files.begin(place, checked)
+        return cls(place, checked, settings)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Index":
+    def open(cls, folder: Location) -> "Index":
         """Open a finished index.
 
         Raises:
             InputError: There is no such folder.
             Incomplete: It has not been finished, or has lost a part since.
             Mismatch: It is no index, or of a schema this version does not read.
+            ArtifactError: A file of it is damaged, or its store cannot be read.
         """
-        path = Path(folder)
-        streams, config = files.streams_of(read_manifest(path, "index"))
-        if missing := files.lost(path, streams):
+        place = place_of(folder)
+        streams, config = files.streams_of(read_manifest(place, "index"))
+        if missing := files.lost(place, streams):
             raise Incomplete(
-                f"The index {str(folder)!r} has lost {', '.join(missing)}. Run 'medfinder index' "
+                f"The index {str(place)!r} has lost {', '.join(missing)}. Run 'medfinder index' "
                 "on it again; it makes what is missing."
             )
-        return cls(path, streams, config)
+        return cls(place, streams, config)
+
+    @property
+    def location(self) -> str:
+        """Where the index lies: a path, or ``s3://BUCKET/PREFIX``."""
+        return str(self.place)
+
+    @property
+    def folder(self) -> Path:
+        """The index's folder.
+
+        Raises:
+            InputError: It lies in a store.
+        """
+        return local_folder(self.place)
+
+    def manifest(self) -> Manifest:
+        """Return what `finish` wrote last.
+
+        Raises:
+            Incomplete: It has not been finished.
+        """
+        return read_manifest(self.place, "index")
+
+    def mark(self) -> str | None:
+        """Return what changes whenever `finish` has written a manifest; None without one."""
+        return self.place.mark(MANIFEST)
 
     @property
     def model_ids(self) -> dict[str, str]:
@@ -129,10 +168,10 @@ class Index:
     def is_finished(self) -> bool:
         """Whether `finish` has run since the index was begun, and all it wrote is there."""
         try:
-            read_manifest(self.folder, "index")
-        except ArtifactError:
+            read_manifest(self.place, "index")
+        except (ArtifactError, InputError):
             return False
-        return not files.lost(self.folder, self.streams)
+        return not files.lost(self.place, self.streams)
 
     def check_model(self, stream: str, model_id: str) -> None:
         """Raise Mismatch unless `model_id` made the stream's vectors."""
@@ -163,16 +202,23 @@ class Index:
         rows = columns.make_table(studies, self.streams, vectors or {})
         if not len(rows):
             return 0
-        merge = self._table.merge_insert("study_id")
-        merge = merge.when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(rows, on_bad_vectors="null")  # "bad" is what has none: the rest is checked
+
+        def put() -> None:
+            merge = self._table.merge_insert("study_id")
+            merge = merge.when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(
+                rows, on_bad_vectors="null"
+            )  # "bad" is what has none: the rest is checked
+
+        self._write(put)
         return len(rows)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete these studies, as far as they are there; return how many were."""
         before = self.count()
         for start in range(0, len(ids), _IDS_A_QUERY):
-            self._table.delete(_one_of("study_id", ids[start : start + _IDS_A_QUERY]))
+            some = _one_of("study_id", ids[start : start + _IDS_A_QUERY])
+            self._write(partial(self._table.delete, some))
         return before - self.count()
 
     def finish(
@@ -192,20 +238,37 @@ class Index:
             duration_s: Of the whole stage, for the manifest.
             settings: What else the manifest's config shall hold, such as how volumes are checked.
         """
-        with files.lock(self.folder):
+        with told(self.place), files.lock(self.place) as check:
             manifest = finish(
-                self.folder,
+                self.place,
                 self._table,
-                self._now,
+                partial(self._now, at_once=True),
                 self.config,
                 parents or {},
                 duration_s,
                 package_version,
                 settings or {},
+                check,
             )
             with self._lock:
-                self._seen = None
+                self._seen, self._looked = None, -_FRESH_S
         return manifest
+
+    def _write(self, action: Callable[[], object]) -> None:
+        """Run what changes rows; in a store once more where it fails, as it may be repeated."""
+        with told(self.place):
+            for pause_s in _PAUSES_S if is_remote(self.place) else ():
+                try:
+                    action()
+                    break
+                except (RuntimeError, OSError) as error:
+                    if not is_fault(error):
+                        raise
+                    time.sleep(pause_s)
+            else:
+                action()
+        with self._lock:
+            self._looked = -_FRESH_S
 
     # -- looking up --------------------------------------------------------------
 
@@ -396,12 +459,15 @@ class Index:
                     return _best(found["study_id"].to_pylist(), scores, k)
                 limit *= 4
 
-        try:
-            return self._read(search)
-        except (ValueError, RuntimeError, OSError) as error:
-            if condition is None:
-                raise
-            raise explain(error) from None
+        def explained(now: Snapshot) -> Ranking:
+            try:
+                return search(now)
+            except (ValueError, RuntimeError, OSError) as error:
+                if condition is None or is_fault(error):
+                    raise
+                raise explain(error) from None
+
+        return self._read(explained)
 
     def search_findings(
         self,
@@ -462,21 +528,28 @@ class Index:
 
     def _read(self, action: Callable[[Snapshot], T]) -> T:
         """Run `action` on the current version, once more if its files were cleaned up meanwhile."""
-        try:
-            return action(self._now())
-        except (InputError, UnknownName):
-            raise
-        except Exception as error:
-            if "not found" not in str(error).lower():
+        with told(self.place):
+            try:
+                return action(self._now())
+            except MedFinderError:
                 raise
-            with self._lock:
-                self._seen = None
-            return action(self._now())
+            except Exception as error:
+                if "not found" not in str(error).lower():
+                    raise
+                with self._lock:
+                    self._seen = None
+                return action(self._now(at_once=True))
 
-    def _now(self) -> Snapshot:
-        """Return a snapshot of the table as it is now."""
-        version = (self._table.version, files.stamp(self.folder))
+    def _now(self, at_once: bool = False) -> Snapshot:
+        """Return a snapshot of the table as it is now, or was in the last second in a store."""
         with self._lock:
+            began = time.monotonic()
+            is_fresh = is_remote(self.place) and began - self._looked < _FRESH_S
+            if self._snapshot is not None and self._seen is not None and is_fresh and not at_once:
+                return self._snapshot
+        version = (self._table.version, files.stamp(self.place))
+        with self._lock:
+            self._looked = began
             if self._snapshot is None or self._seen != version:
                 table = files.table(self._database, self.streams)
                 table.checkout(version[0])
@@ -485,7 +558,7 @@ class Index:
             return self._snapshot
 
     def _derived(self, column: str) -> tuple[NDArray[np.float32], Partitions | None]:
-        return files.gallery(self.folder, column, self.streams[column].dim)
+        return files.gallery(self.place, column, self.streams[column].dim)
 
     def _stream(self, name: str) -> Stream:
         if name not in self.streams:
