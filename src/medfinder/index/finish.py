@@ -19,8 +19,9 @@ from medfinder.artifact import Manifest, write_manifest
 from medfinder.index import folder as files
 from medfinder.index import partitions
 from medfinder.index.gallery import mean_of
+from medfinder.index.listing import read
 from medfinder.index.schema import STOP_WORDS, IndexConfig
-from medfinder.index.snapshot import Snapshot, read
+from medfinder.index.snapshot import Snapshot
 from medfinder.place import FolderPlace, Place, hash_file
 
 _BITMAPS = ("sex", "manufacturer", "body_part", "split", "source", "language")

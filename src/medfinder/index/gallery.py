@@ -6,7 +6,8 @@ the version's listing; which study that is, the store knows.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,46 @@ class Gallery:
             np.concatenate([scores, more]),
         )
 
+    def all_rows(self) -> NDArray[np.int32]:
+        """Return the row numbers that have a vector here, in no order."""
+        if self.partition_rows is None:
+            return self.rows
+        return np.concatenate([self.rows, self.partition_rows[self.partition_rows >= 0]])
+
+    def moved(self, place: NDArray[np.int32], n_rows: int) -> "Gallery":
+        """Return the same vectors for a later version of `n_rows` rows.
+
+        Args:
+            place: (rows,) the number there of each row of this version, negative for one that is
+                gone, whose vector is left out.
+        """
+        now = place[self.rows]
+        there = now >= 0
+        parts: dict[str, Any] = {}
+        if self.partition_rows is not None:
+            rows = np.append(place, np.int32(-1))[self.partition_rows]
+            parts = {"partition_rows": rows, "place_of": _places(rows, n_rows)}
+        if there.all():
+            return dataclasses.replace(self, rows=now, **parts)
+        return dataclasses.replace(
+            self,
+            rows=now[there],
+            vectors=self.vectors[there],
+            inverse=self.inverse[there],
+            **parts,
+        )
+
+    def joined(self, rows: NDArray[np.int32], vectors: NDArray[np.float32]) -> "Gallery":
+        """Return these vectors and, in memory, those of more rows, (n, dim) of length 1."""
+        if not len(rows):
+            return self
+        return dataclasses.replace(
+            self,
+            rows=np.concatenate([self.rows, rows]),
+            vectors=np.concatenate([self.vectors, vectors]),
+            inverse=np.concatenate([self.inverse, inverse_lengths(vectors, self.centre)]),
+        )
+
     def _in_memory(
         self,
         towards: NDArray[np.float64],
@@ -103,11 +144,6 @@ def make_gallery(
     n_rows: int = 0,
 ) -> Gallery:
     """Return the gallery, with the lengths that centring needs, of a table of `n_rows`."""
-    place_of = None
-    if partition_rows is not None:
-        there = np.flatnonzero(partition_rows >= 0)
-        place_of = np.full(n_rows, -1, np.int32)
-        place_of[partition_rows[there]] = there
     return Gallery(
         centre=centre,
         rows=rows,
@@ -115,13 +151,20 @@ def make_gallery(
         inverse=inverse_lengths(vectors, centre),
         partitions=partitions,
         partition_rows=partition_rows,
-        place_of=place_of,
+        place_of=None if partition_rows is None else _places(partition_rows, n_rows),
         partition_inverse=None if partitions is None else partitions.inverse(centre),
     )
 
 
+def _places(partition_rows: NDArray[np.int32], n_rows: int) -> NDArray[np.int32]:
+    """Return (n_rows,) the place of each row among the partitions' rows, -1 where it has none."""
+    place_of = np.full(n_rows + 1, -1, np.int32)
+    place_of[partition_rows] = np.arange(len(partition_rows), dtype=np.int32)  # -1: the last
+    return place_of[:-1]
+
+
 def mean_of(
-    blocks: Sequence[NDArray[np.float32]],
+    blocks: Iterable[NDArray[np.float32]],
     dim: int,
     at_least: int,
     keep: NDArray[np.bool_] | None = None,

@@ -39,3 +39,12 @@ class Kept(Generic[T]):
                 while len(self._values) > self._most:
                     self._values.popitem(last=False)
         return found
+
+    def without(self, ids: Sequence[str]) -> "Kept[T]":
+        """Return these values less those of `ids`, in a store of their own."""
+        made: Kept[T] = Kept(self._most)
+        with self._lock:
+            made._values = self._values.copy()
+        for study_id in ids:
+            made._values.pop(study_id, None)
+        return made

@@ -6,7 +6,7 @@ takes a new one when the table's version has changed. Vectors already read are h
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np

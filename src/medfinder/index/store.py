@@ -23,9 +23,9 @@ from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.engine import is_fault, told
 from medfinder.index.finish import finish
-from medfinder.index.partitions import Partitions
+from medfinder.index.listing import read
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
-from medfinder.index.snapshot import Snapshot, evaluate, read
+from medfinder.index.snapshot import Derived, Snapshot, evaluate
 from medfinder.index.where import check_where, explain, literal
 from medfinder.place import Location, is_remote, local_folder, place_of
 from medfinder.records import Finding, Study
@@ -79,6 +79,7 @@ class Index:
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int] | None = None
         self._looked = -_FRESH_S
+        self._derived_of: dict[str, tuple[int, Derived]] = {}
 
     # -- opening -----------------------------------------------------------------
 
@@ -557,8 +558,14 @@ class Index:
                 self._seen = version
             return self._snapshot
 
-    def _derived(self, column: str) -> tuple[NDArray[np.float32], Partitions | None]:
-        return files.gallery(self.place, column, self.streams[column].dim)
+    def _derived(self, column: str) -> Derived:
+        """Return the column's centre and partitions: the same object until they are written anew."""
+        stamp = files.stamp(self.place)
+        kept = self._derived_of.get(column)
+        if kept is None or kept[0] != stamp:
+            kept = (stamp, files.gallery(self.place, column, self.streams[column].dim))
+            self._derived_of[column] = kept
+        return kept[1]
 
     def _stream(self, name: str) -> Stream:
         if name not in self.streams:

@@ -1,0 +1,201 @@
+"""The rows of one version of the table: which study each is, which vectors it has, where it lies.
+
+Rows are numbered in the order of LanceDB's row ids. A row id is fragment << 32 | offset and its
+row never changes: what is replaced gets a new one, at the end, and only compaction moves rows. So a
+later version is read by what came and what went, not as a whole.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BATCH = 65_536  # rows a batch; one large batch is ten times slower to fetch
+_SAMPLED = 64  # rows compared before a later version is read by its changes
+_FRAGMENT = np.uint64(32)
+_OFFSET = np.uint64(0xFFFFFFFF)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """The rows of a version.
+
+    Attributes:
+        row_ids: (rows,) LanceDB's, ascending.
+        study_ids: ``pyarrow.StringArray`` of them.
+        keys: Column → (rows,) key of the vector; 0 where there is none.
+        fragments: (F,) numbers of the fragments that hold rows, ascending.
+        bases: (F,) where each fragment's offsets begin in `row_of`.
+        row_of: Row of each offset of each fragment, -1 where it is gone.
+    """
+
+    row_ids: NDArray[np.uint64]
+    study_ids: Any
+    keys: dict[str, NDArray[np.int64]]
+    fragments: NDArray[np.uint64]
+    bases: NDArray[np.int64]
+    row_of: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def rows_of(self, row_ids: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Return the row number of each LanceDB row id of this version."""
+        if len(self.fragments) == 1:  # a compacted table of up to about a million rows
+            whole: NDArray[np.int32] = self.row_of[row_ids - (self.fragments[0] << _FRAGMENT)]
+            return whole
+        fragment = np.searchsorted(self.fragments, row_ids >> _FRAGMENT)
+        offset = (row_ids & _OFFSET).astype(np.int64)
+        rows: NDArray[np.int32] = self.row_of[self.bases[fragment] + offset]
+        return rows
+
+    def names(self, rows: NDArray[Any]) -> list[str]:
+        """Return the study_ids of these rows."""
+        import pyarrow as pa
+
+        found: list[str] = self.study_ids.take(pa.array(rows)).to_pylist()
+        return found
+
+
+def read(table: Any, columns: Sequence[str], where: str | None = None) -> Any:
+    """Return the columns of all rows that pass the filter, as a ``pyarrow.Table``."""
+    import pyarrow as pa
+
+    query = table.search().select(list(columns)).limit(max(1, table.count_rows()))
+    if where is not None:
+        query = query.where(where)
+    reader = query.to_batches(_BATCH)
+    return pa.Table.from_batches(list(reader), schema=reader.schema)
+
+
+def listing_of(table: Any, streams: Sequence[str]) -> Listing:
+    """Return the rows of the version that `table` is checked out at."""
+    return _listing(_rows(table, streams), streams)
+
+
+def followed(
+    earlier: Listing, table: Any, streams: Sequence[str]
+) -> tuple[Listing, NDArray[np.int32]]:
+    """Return the rows of a later version of the table, and where the earlier rows are in it.
+
+    Costs as much as has changed where studies were only added; where some went, it reads the row
+    ids besides; where rows have moved (compaction, another table in its place), everything.
+
+    Returns:
+        The listing, and (earlier rows,) the row number of each, -1 where it is gone.
+    """
+    if not len(earlier):
+        return listing_of(table, streams), np.empty(0, np.int32)
+    last = int(earlier.row_ids[-1])
+    n, came = table.count_rows(), _rows(table, streams, f"_rowid > {last}")
+    n_kept = n - came.num_rows
+    nobody = np.full(len(earlier), -1, np.int32)
+    if n_kept == len(earlier):
+        stayed = np.arange(len(earlier), dtype=np.int32)
+    elif 2 * n_kept < len(earlier):
+        return listing_of(table, streams), nobody
+    else:
+        ids = np.sort(read(table, ["_rowid"], f"_rowid <= {last}")["_rowid"].to_numpy())
+        stayed = np.searchsorted(earlier.row_ids, ids).astype(np.int32)
+        if not np.array_equal(earlier.row_ids[stayed], ids):
+            return listing_of(table, streams), nobody
+    if not _are_the_same(earlier, stayed, table):
+        return listing_of(table, streams), nobody
+    place = nobody
+    place[stayed] = np.arange(len(stayed), dtype=np.int32)
+    return _joined(earlier, stayed, place, _listing(came, streams)), place
+
+
+def _rows(table: Any, streams: Sequence[str], where: str | None = None) -> Any:
+    return read(table, ["_rowid", "study_id", *(f"key_{name}" for name in streams)], where)
+
+
+def _listing(rows: Any, streams: Sequence[str]) -> Listing:
+    import pyarrow as pa
+
+    row_ids = rows["_rowid"].to_numpy()
+    if not (row_ids[1:] > row_ids[:-1]).all():
+        order = np.argsort(row_ids, kind="stable")
+        rows, row_ids = rows.take(pa.array(order)), row_ids[order]
+    # 0 stands for "no vector"; a real key is 0 once in 2^64.
+    keys = {
+        name: rows[f"key_{name}"].combine_chunks().fill_null(0).to_numpy(zero_copy_only=False)
+        for name in streams
+    }
+    return Listing(row_ids, rows["study_id"].combine_chunks(), keys, *_address_book(row_ids))
+
+
+def _address_book(
+    row_ids: NDArray[np.uint64],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int32]]:
+    """Return fragments, where each one's offsets begin in a dense table, and that table of rows."""
+    fragment = row_ids >> _FRAGMENT
+    offset = (row_ids & _OFFSET).astype(np.int64)
+    first = np.flatnonzero(np.r_[True, fragment[1:] != fragment[:-1]][: len(row_ids)])
+    last = np.append(first[1:], len(row_ids)) - 1
+    sizes = offset[last] + 1 if len(first) else np.empty(0, np.int64)
+    bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    row_of = np.full(int(bases[-1]), -1, np.int32)
+    row_of[bases[:-1].repeat(last - first + 1) + offset] = np.arange(len(row_ids), dtype=np.int32)
+    return fragment[first], bases[:-1], row_of
+
+
+def _are_the_same(earlier: Listing, stayed: NDArray[np.int32], table: Any) -> bool:
+    """Tell a later version of the same table from another table in its place, by some rows."""
+    if not len(stayed):
+        return True
+    rows = stayed[np.unique(np.linspace(0, len(stayed) - 1, _SAMPLED).astype(np.int64))]
+    columns = ["study_id", *(f"key_{name}" for name in earlier.keys)]
+    query = table.take_row_ids(earlier.row_ids[rows].tolist()).select(columns).with_row_id()
+    found = query.to_arrow().sort_by("_rowid")
+    if found["study_id"].to_pylist() != earlier.names(rows):
+        return False
+    return all(
+        np.array_equal(found[f"key_{name}"].fill_null(0).to_numpy(), keys[rows])
+        for name, keys in earlier.keys.items()
+    )
+
+
+def _joined(
+    earlier: Listing, stayed: NDArray[np.int32], place: NDArray[np.int32], came: Listing
+) -> Listing:
+    """Return the rows that stayed and, after them, those that came."""
+    import pyarrow as pa
+
+    n = len(stayed)
+    if n == len(earlier):
+        old, row_of = earlier, earlier.row_of
+    else:
+        row_of = np.where(earlier.row_of >= 0, place[earlier.row_of], np.int32(-1))
+        old = dataclasses.replace(
+            earlier,
+            row_ids=earlier.row_ids[stayed],
+            study_ids=earlier.study_ids.take(pa.array(stayed)),
+            keys={name: keys[stayed] for name, keys in earlier.keys.items()},
+        )
+    return Listing(
+        np.concatenate([old.row_ids, came.row_ids]),
+        pa.concat_arrays([old.study_ids, came.study_ids]),
+        {name: np.concatenate([keys, came.keys[name]]) for name, keys in old.keys.items()},
+        np.concatenate([earlier.fragments, came.fragments]),
+        np.concatenate([earlier.bases, came.bases + len(row_of)]),
+        np.concatenate([row_of, np.where(came.row_of >= 0, came.row_of + n, -1)]).astype(
+            np.int32, copy=False
+        ),
+    )
+
+
+def match(
+    held: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return for each wanted key its position in `held`, and whether it is there."""
+    if not len(held):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    # Both sorted: looking up in order is ten times faster than looking up at random.
+    order, asked = np.argsort(held, kind="stable"), np.argsort(wanted)
+    at = np.empty(len(wanted), np.int64)
+    at[asked] = np.searchsorted(held[order], wanted[asked])
+    place = order[np.minimum(at, len(held) - 1)]
+    return place, held[place] == wanted
