@@ -110,6 +110,21 @@ def place_of(location: Location) -> Place:
     return location
 
 
+def join(location: Location, name: str) -> str | Path:
+    """Return the location of a file or folder in a place."""
+    place = place_of(location)
+    return place.path / name if isinstance(place, FolderPlace) else f"{place}/{name}"
+
+
+def split(location: str | Path) -> tuple[Place, str]:
+    """Return the place that holds a file, and the file's name in it."""
+    if is_remote(location):
+        folder, _, name = str(location).rpartition("/")
+        return place_of(folder), name
+    path = Path(location)
+    return FolderPlace(path.parent), path.name
+
+
 def is_remote(location: Location) -> bool:
     """Whether the location is in a store."""
     return not isinstance(place_of(location), FolderPlace)
@@ -373,7 +388,11 @@ class StorePlace:
         if self._store is None or self._process != os.getpid():
             self._store = _obstore().S3Store(
                 self.bucket,
-                client_options={"timeout": "60s", "connect_timeout": "10s"},
+                client_options={
+                    "timeout": "60s",
+                    "connect_timeout": "10s",
+                    "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+                },
                 retry_config={
                     "max_retries": RETRIES,
                     "retry_timeout": timedelta(seconds=RETRY_S),

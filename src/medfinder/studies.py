@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfinder.artifact import atomic_write
 from medfinder.errors import Incomplete, InputError, Mismatch
+from medfinder.place import FolderPlace, split
 from medfinder.records import Doubt, Finding, Rejection, Report, Study
 
 FACETS = (
@@ -174,7 +174,7 @@ def to_table(studies: Iterable[Study]) -> Any:
     return pa.Table.from_pylist([to_row(study) for study in studies], schema=schema())
 
 
-def write_studies(path: Path, studies: Sequence[Study]) -> None:
+def write_studies(path: str | Path, studies: Sequence[Study]) -> None:
     """Write ``studies.parquet`` atomically, sorted by study_id.
 
     Raises:
@@ -183,7 +183,7 @@ def write_studies(path: Path, studies: Sequence[Study]) -> None:
     stream_studies(path, sorted(studies, key=lambda study: study.study_id))
 
 
-def stream_studies(path: Path, studies: Iterable[Study]) -> None:
+def stream_studies(path: str | Path, studies: Iterable[Study]) -> None:
     """Write ``studies.parquet`` atomically from studies in the order of their ids, few at a time.
 
     Raises:
@@ -204,20 +204,21 @@ def stream_studies(path: Path, studies: Iterable[Study]) -> None:
     _stream(path, schema(), rows())
 
 
-def _stream(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> None:
+def _stream(path: str | Path, schema: Any, rows: Iterator[dict[str, Any]]) -> None:
     """Write rows as Parquet, atomically, holding one row group of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    place, name = split(path)
     with (
-        atomic_write(path) as file,
+        place.write(name) as file,
         pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         while group := list(itertools.islice(rows, _ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def open_table(path: Path, **options: Any) -> Any:
+def open_table(path: str | Path, **options: Any) -> Any:
     """Open a table of a curated folder as ``pyarrow.parquet.ParquetFile``.
 
     Args:
@@ -230,19 +231,20 @@ def open_table(path: Path, **options: Any) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    place, name = split(path)
     try:
-        return pq.ParquetFile(path, **options)
+        # What lies in a store is held in memory: a table of studies is small beside its volumes.
+        file = path if isinstance(place, FolderPlace) else place.open(name)
+        return pq.ParquetFile(file, **options)
     except FileNotFoundError:
         raise Incomplete(
-            f"There is no {path.name} in this folder. Run 'medfinder curate' again; it resumes."
+            f"There is no {name} in this folder. Run 'medfinder curate' again; it resumes."
         ) from None
     except pa.ArrowInvalid:
-        raise Mismatch(
-            f"{path.name} is not a Parquet file. Run 'medfinder curate' again."
-        ) from None
+        raise Mismatch(f"{name} is not a Parquet file. Run 'medfinder curate' again.") from None
 
 
-def read_studies(path: Path) -> list[Study]:
+def read_studies(path: str | Path) -> list[Study]:
     """Read ``studies.parquet``, in its order.
 
     Raises:
@@ -254,18 +256,18 @@ def read_studies(path: Path) -> list[Study]:
     missing = sorted(set(schema().names) - derived - set(table.column_names))
     if missing:
         raise Mismatch(
-            f"{path.name} lacks the columns {', '.join(missing)}: another version of MedFinder "
+            f"{split(path)[1]} lacks the columns {', '.join(missing)}: another version of MedFinder "
             "wrote it. Run 'medfinder curate' again."
         )
     return [from_row(row) for row in table.to_pylist()]
 
 
-def write_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+def write_rejections(path: str | Path, rejections: Iterable[Rejection]) -> None:
     """Write ``rejections.parquet`` atomically: columns item, rule, reason; sorted."""
     stream_rejections(path, sorted(rejections, key=lambda r: (r.item, r.rule, r.reason)))
 
 
-def stream_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+def stream_rejections(path: str | Path, rejections: Iterable[Rejection]) -> None:
     """Write ``rejections.parquet`` atomically, in the order given, few at a time."""
     import pyarrow as pa
 
@@ -274,12 +276,12 @@ def stream_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
     _stream(path, columns, (dataclasses.asdict(rejection) for rejection in rejections))
 
 
-def write_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
+def write_doubts(path: str | Path, doubts: Iterable[Doubt]) -> None:
     """Write ``doubts.parquet`` atomically: columns study_id, rule, reason, weight; sorted."""
     stream_doubts(path, sorted(doubts, key=lambda d: (d.study_id, d.rule, d.reason)))
 
 
-def stream_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
+def stream_doubts(path: str | Path, doubts: Iterable[Doubt]) -> None:
     """Write ``doubts.parquet`` atomically, in the order given, few at a time."""
     import pyarrow as pa
 
@@ -290,7 +292,7 @@ def stream_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
     _stream(path, columns, (dataclasses.asdict(doubt) for doubt in doubts))
 
 
-def stream_refused(path: Path, refused: Iterable[tuple[str, str]]) -> None:
+def stream_refused(path: str | Path, refused: Iterable[tuple[str, str]]) -> None:
     """Write ``translations.parquet``: study_id and the English that its checks refused."""
     import pyarrow as pa
 
@@ -298,22 +300,22 @@ def stream_refused(path: Path, refused: Iterable[tuple[str, str]]) -> None:
     _stream(path, columns, ({"study_id": name, "text": text} for name, text in refused))
 
 
-def read_doubts(path: Path) -> list[Doubt]:
+def read_doubts(path: str | Path) -> list[Doubt]:
     """Read ``doubts.parquet``; nothing was doubted where there is none."""
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return []
-    return [Doubt(**row) for row in pq.ParquetFile(path).read().to_pylist()]
+    return [Doubt(**row) for row in _rows(path)]
 
 
-def read_rejections(path: Path) -> list[Rejection]:
+def read_rejections(path: str | Path) -> list[Rejection]:
     """Read ``rejections.parquet``; nothing was rejected where there is none."""
-    import pyarrow.parquet as pq
+    return [Rejection(**row) for row in _rows(path)]
 
-    if not path.is_file():
+
+def _rows(path: str | Path) -> list[dict[str, Any]]:
+    place, name = split(path)
+    if place.mark(name) is None:
         return []
-    return [Rejection(**row) for row in pq.ParquetFile(path).read().to_pylist()]
+    rows: list[dict[str, Any]] = open_table(path).read().to_pylist()
+    return rows
 
 
 def _names(study: Study, status: str) -> list[str]:
