@@ -413,7 +413,11 @@ class StorePlace:
 
         try:
             yield self._client()
-        except FileNotFoundError:  # obstore's own NotFoundError says the same with a page of XML
+        except FileNotFoundError as error:  # obstore's own NotFoundError, with a page of XML
+            if "NoSuchBucket" in str(error):
+                raise ArtifactError(
+                    f"{S3}{self.bucket} could not be {what}: {cause(error)}"
+                ) from None
             raise FileNotFoundError(f"There is no {S3}{self.bucket}/{self._key(name)}.") from None
         except (failed.BaseError, OSError) as error:
             where = f"{S3}{self.bucket}/{self._key(name)}"

@@ -25,6 +25,7 @@ class Server:
         n_requests: Answered or not.
         n_failed: Those that a fault befell.
         n_bytes: Sent in answers.
+        read: Paths of the objects that were read.
         where: Only requests whose path holds this fail.
     """
 
@@ -44,6 +45,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.heal()
         self.n_requests = self.n_failed = self.n_bytes = 0
+        self.read = []
 
     def fail(self, every, *faults, where=""):
         self.every, self.faults, self.where = every, itertools.cycle(faults), where
@@ -78,6 +80,8 @@ class Server:
             bad = self.every and self.where in path and self.n_requests % self.every == 0
             fault = next(self.faults) if bad else None
             self.n_failed += bool(bad)
+            if environ["REQUEST_METHOD"] == "GET":
+                self.read.append(path)
         if isinstance(fault, int):
             # The body is read, so that the client gets to see the answer.
             with contextlib.suppress(ValueError, KeyError):

@@ -151,7 +151,7 @@ def streams_of(manifest: Manifest) -> tuple[dict[str, Stream], IndexConfig]:
 
 def lost(place: Place, streams: Mapping[str, Stream]) -> list[str]:
     """Return which parts that a finished index has are missing or damaged, as paths in it."""
-    parts = [] if next(iter(place.list(TABLE)), None) is not None else ["table"]
+    parts = [] if next(iter(place.list(f"{TABLE}/_versions")), None) else ["table"]
     return parts + [record(name) for name in streams if read_record(place, record(name)) is None]
 
 

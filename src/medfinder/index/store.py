@@ -27,10 +27,10 @@ from medfinder.index.listing import read
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.snapshot import Derived, Snapshot, evaluate
 from medfinder.index.where import check_where, explain, literal
-from medfinder.place import Location, is_remote, local_folder, place_of
-from medfinder.records import Finding, Study
+from medfinder.place import Location, Place, is_remote, join, local_folder, place_of
+from medfinder.records import Finding, Rejection, Study
 from medfinder.registry import unknown
-from medfinder.studies import FACETS, from_row, schema
+from medfinder.studies import FACETS, from_row, read_rejections, schema, write_rejections
 
 __all__ = ["Index", "IndexConfig", "Stored", "Stream"]
 
@@ -42,6 +42,8 @@ _MAX_TIES = 4096
 _FRESH_S = 1.0
 """In a store, where looking costs a request, what others wrote is seen within this."""
 _PAUSES_S = (0.5, 2.0)
+_CHANGING = "unfinished"
+REJECTIONS = "rejections.parquet"
 
 
 class Stored(NamedTuple):
@@ -270,6 +272,38 @@ class Index:
                 action()
         with self._lock:
             self._looked = -_FRESH_S
+
+    # -- what the stage that fills it keeps beside it ------------------------------
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether rows have changed since `finish`, in a run that has not ended."""
+        return self.place.mark(_CHANGING) is not None
+
+    def begin_changes(self) -> None:
+        """Say that rows are about to change; searching goes on."""
+        if not self.is_changing:
+            with told(self.place), self.place.write(_CHANGING):
+                pass
+
+    def end_changes(self) -> None:
+        """Say that `finish` has seen all changes."""
+        self.place.delete(_CHANGING)
+
+    def write_rejections(self, rejections: Sequence[Rejection]) -> str:
+        """Keep what the latest run left out, and why; return where."""
+        where = join(self.place, REJECTIONS)
+        write_rejections(where, rejections)
+        return str(where)
+
+    def read_rejections(self) -> list[Rejection]:
+        """Return what the latest run left out."""
+        return read_rejections(join(self.place, REJECTIONS))
+
+    @property
+    def regions(self) -> Place:
+        """Where region features lie, a file a study."""
+        return self.place.at("regions")
 
     # -- looking up --------------------------------------------------------------
 
