@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medfinder"
 # not import each other, except in the groups marked True.
 LAYERS: list[tuple[set[str], bool]] = [
     ({"errors", "records"}, True),
-    ({"compiled", "config", "registry", "place", "artifact", "studies"}, True),
+    ({"compiled", "config", "registry", "place", "artifact", "scale", "studies"}, True),
     ({"volume", "report", "ranking", "index"}, False),
     ({"phantom", "curate", "model"}, False),
     ({"embed"}, False),
     ({"train", "search"}, False),
-    ({"benchmark", "scale", "serve"}, False),
+    ({"benchmark", "serve"}, False),
     ({"cli"}, False),
 ]
 RANK = {name: rank for rank, (names, _) in enumerate(LAYERS) for name in names}

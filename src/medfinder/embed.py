@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from medfinder.errors import ConfigError, InputError, Mismatch
 from medfinder.model.encoder import Encoder, EncoderInfo, Stream, load_encoder
-from medfinder.volume.preprocess import preprocess
+from medfinder.volume.preprocess import PreprocessConfig, preprocess
 from medfinder.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -216,10 +216,10 @@ class Embedder:
                 continue
             batch.append((study_id, prepared))
             if len(batch) == self.batch_size:
-                yield from self._encode(batch, regions, on_error)
+                yield from self.encode_prepared(batch, regions=regions, on_error=on_error)
                 batch = []
         if batch:
-            yield from self._encode(batch, regions, on_error)
+            yield from self.encode_prepared(batch, regions=regions, on_error=on_error)
 
     def embed_prepared(
         self, ids: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]]
@@ -246,12 +246,12 @@ class Embedder:
                 raise ConfigError(f"Expected one array an id, got {len(ids)} ids, fewer arrays.")
             batch.append((study_id, self._as_prepared(study_id, array)))
             if len(batch) == self.batch_size:
-                rows += [done.vector for done in self._encode(batch, False, None)]
+                rows += [done.vector for done in self.encode_prepared(batch)]
                 batch = []
         if next(given, None) is not None:
             raise ConfigError(f"Expected one array an id, got {len(ids)} ids, more arrays.")
         if batch:
-            rows += [done.vector for done in self._encode(batch, False, None)]
+            rows += [done.vector for done in self.encode_prepared(batch)]
         vectors = np.stack(rows) if rows else np.zeros((0, self.info.dim), np.float32)
         return Embeddings(tuple(ids), vectors, self.model_id)
 
@@ -308,20 +308,15 @@ class Embedder:
 
     def _prepare(
         self, items: Iterable[tuple[str, VolumeSource]]
-    ) -> Iterator[tuple[str, npt.NDArray[np.float32] | InputError]]:
+    ) -> Iterator[tuple[str, npt.NDArray[np.generic] | InputError]]:
         """Yield each volume as the encoder wants it, (C, D, H, W), or why it cannot be had."""
         config = self.info.preprocess
         assert config is not None
         for study_id, source in items:
             try:
-                volume = source if isinstance(source, Volume) else source()
-                made = (self.cache.fetch if self.cache else preprocess)(volume, config)
-                _check_finite(study_id, made)
+                yield study_id, prepare(study_id, source, config, self.cache)
             except InputError as error:
-                hidden = error.rule == "not-finite"  # told before whole numbers would hide it
-                yield study_id, _not_finite(study_id) if hidden else error
-            else:
-                yield study_id, made
+                yield study_id, error
 
     def _as_prepared(
         self, study_id: str, array: npt.NDArray[np.generic]
@@ -341,12 +336,20 @@ class Embedder:
         _check_finite(study_id, array)
         return array
 
-    def _encode(
+    def encode_prepared(
         self,
         batch: Sequence[tuple[str, npt.NDArray[np.generic]]],
-        regions: bool,
-        on_error: OnError | None,
+        *,
+        regions: bool = False,
+        on_error: OnError | None = None,
     ) -> Iterator[Embedded]:
+        """Embed, all at once, what `prepare` made.
+
+        Args:
+            batch: (study_id, array of (C, D, H, W)) of each; not checked again.
+            regions: As of `iter_volumes`.
+            on_error: As of `iter_volumes`.
+        """
         stacked = np.stack([volume for _, volume in batch])
         features: npt.NDArray[np.float16] | None = None
         if regions:
@@ -395,6 +398,41 @@ class Embedder:
         return vectors
 
 
+def prepare(
+    study_id: str,
+    source: VolumeSource,
+    config: PreprocessConfig,
+    cache: "PreprocessCache | None" = None,
+    *,
+    n_threads: int | None = None,
+) -> npt.NDArray[np.generic]:
+    """Read and preprocess one volume, without the encoder that it is for.
+
+    Args:
+        study_id: For messages.
+        source: The volume, or what reads it.
+        config: `EncoderInfo.preprocess`.
+        cache: Keeps what was made.
+        n_threads: As of `preprocess`, which the result does not depend on.
+
+    Returns:
+        (C, D, H, W).
+
+    Raises:
+        InputError: It cannot be read or preprocessed, or holds values that are not finite.
+    """
+    try:
+        volume = source if isinstance(source, Volume) else source()
+        make = preprocess if cache is None else cache.fetch
+        made: npt.NDArray[np.generic] = make(volume, config, n_threads=n_threads)
+        _check_finite(study_id, made)
+    except InputError as error:
+        if error.rule == "not-finite":  # told before whole numbers would hide it
+            raise _not_finite(study_id) from None
+        raise
+    return made
+
+
 def normalised(vectors: Vector) -> Vector:
     """Scale rows to length 1; a row of zeros stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -415,7 +453,7 @@ def _not_finite(study_id: str) -> InputError:
     )
 
 
-_Prepared = tuple[str, npt.NDArray[np.float32] | InputError]
+_Prepared = tuple[str, npt.NDArray[np.generic] | InputError]
 
 
 def _ahead(items: Iterator[_Prepared]) -> Iterator[_Prepared]:

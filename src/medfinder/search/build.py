@@ -1,9 +1,11 @@
 """Studies and encoders → an index: the stage behind ``medfinder index``.
 
 A run that is killed goes on where it stopped, and a run over changed studies embeds only what
-changed: what is already in the index is compared by content, never by time.
+changed: what is already in the index is compared by content, never by time. An engine does the
+work; what comes back is written here, in the studies' order, by one process.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +20,18 @@ import medfinder
 from medfinder.artifact import atomic_write, manifest_hash, read_manifest
 from medfinder.config import from_dict, to_dict
 from medfinder.curate.pseudonym import safe_id
-from medfinder.embed import Embedded, Embedder, Embeddings
-from medfinder.errors import ArtifactError, ConfigError, InputError
+from medfinder.embed import Embedded, Embedder, Embeddings, prepare
+from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch
 from medfinder.index.store import Index, IndexConfig, Stored, Stream
+from medfinder.model.encoder import EncoderInfo, find_encoder
 from medfinder.records import Rejection, Study
+from medfinder.scale.engine import Engine, Failure, Step
+from medfinder.scale.here import Here
+from medfinder.scale.line import threads
 from medfinder.studies import digest, read_studies, write_rejections
 from medfinder.volume.cache import PreprocessCache
 from medfinder.volume.checks import CheckConfig
+from medfinder.volume.preprocess import PreprocessConfig
 from medfinder.volume.read import read_study
 
 Vectors = dict[str, npt.NDArray[np.float32]]
@@ -64,6 +71,7 @@ def build_index(
     keep_others: bool = False,
     cache: str | Path | None = None,
     config: IndexConfig | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Built:
     """Bring the index at `out` up to the studies that ``medfinder curate`` wrote.
@@ -79,6 +87,9 @@ def build_index(
             added to those.
         cache: Folder that keeps preprocessed volumes, for indexing again with another encoder of
             the same input; None to preprocess each time.
+        engine: Who reads and embeds; None for this process. Encoders given by name are loaded by
+            its workers. With one number of threads a worker, the vectors are the same bit for bit
+            whoever made them.
         progress: Called with (done, total) after each study.
 
     Raises:
@@ -91,29 +102,29 @@ def build_index(
     parent = read_manifest(studies_folder, "curate")
     studies = read_studies(studies_folder / "studies.parquet")
     check = from_dict(CheckConfig, parent.config.get("check", {}))
-    embedders = _embedders(encoder, text_encoder, cache)
-    if not embedders:
+    sources = _sources(encoder, text_encoder)
+    if not sources:
         raise ConfigError("An index needs an encoder of volumes, of reports, or both.")
+    if engine is None:
+        for source in sources.values():
+            source.load()  # what it lacks is said before there is a folder
     index = Index.create(
         out,
         {
             stream: Stream(
-                embedder.info.where or embedder.info.name,
-                embedder.model_id,
-                embedder.info.dim,
-                is_centred=stream == "volume" and "text" not in embedder.info.streams,
+                source.info.where or source.info.name,
+                source.info.model_id,
+                source.info.dim,
+                is_centred=stream == "volume" and "text" not in source.info.streams,
             )
-            for stream, embedder in embedders.items()
+            for stream, source in sources.items()
         },
         config,
     )
-    regions = out / "regions" if keep_regions and "volume" in embedders else None
+    regions = out / "regions" if keep_regions and "volume" in sources else None
     stored = index.study_hashes()
     changed = _changed(studies, stored, index, regions)
-    todo = [
-        _plan(study, index, regions) if study.study_id in stored else _Plan(study, {})
-        for study in changed
-    ]
+    todo = [_plan(study, study.study_id in stored, index, regions) for study in changed]
     gone = sorted(stored.keys() - {study.study_id for study in studies})
     parents = {"studies": manifest_hash(parent)}
     settings = {"check": to_dict(check)}
@@ -131,16 +142,17 @@ def build_index(
     rejections: list[Rejection] = []
     n_done, n_embedded = len(studies) - len(todo), 0
     batch: list[tuple[Study, Vectors]] = []
-    for study, vectors, is_new in _embedded(todo, embedders, check, regions, rejections):
+    steps = _steps(sources, check, cache, regions is not None)
+    for study, vectors, is_new in _embedded(todo, engine or Here(), steps, regions, rejections):
         batch.append((study, vectors))
         n_done += 1
         n_embedded += is_new
         if len(batch) == BATCH:
-            _commit(index, batch, embedders)
+            _commit(index, batch, sources)
             batch = []
         if progress:
             progress(n_done, len(studies))
-    _commit(index, batch, embedders)
+    _commit(index, batch, sources)
     write_rejections(out / "rejections.parquet", rejections)
     if index.count() == 0:
         raise InputError(
@@ -174,20 +186,59 @@ def _of_others(
     )
 
 
-def _embedders(
-    encoder: str | Embedder | None, text_encoder: str | Embedder | None, cache: str | Path | None
-) -> dict[str, Embedder]:
-    """Return stream -> its embedder; one that serves several streams is loaded once."""
-    kept = PreprocessCache(Path(cache)) if cache is not None else None
-    made: dict[str, Embedder] = {}
-    loaded: dict[str, Embedder] = {}
-    for stream, chosen in (("volume", encoder), ("report", text_encoder)):
-        if isinstance(chosen, str):
-            if chosen not in loaded:
-                loaded[chosen] = Embedder(chosen, kept)
-            chosen = loaded[chosen]
-        if chosen is not None:
-            made[stream] = chosen
+@dataclasses.dataclass(eq=False)
+class _Source:
+    """An encoder, or where to load it: by its name it travels, and is loaded once where it is used.
+
+    Attributes:
+        info: What it declares.
+        given: A name, or an embedder.
+    """
+
+    info: EncoderInfo
+    given: str | Embedder
+    _loaded: Embedder | None = None
+
+    @classmethod
+    def of(cls, given: str | Embedder) -> "_Source":
+        return cls(find_encoder(given).info if isinstance(given, str) else given.info, given)
+
+    @property
+    def batch_size(self) -> int:
+        """Volumes that it encodes at once."""
+        return 1 if isinstance(self.given, str) else self.given.batch_size
+
+    def load(self) -> Embedder:
+        """Return the embedder.
+
+        Raises:
+            MissingExtra: Its weights or packages are not installed.
+            Mismatch: What is installed here is another model than was declared.
+        """
+        if self._loaded is None:
+            made = Embedder(self.given) if isinstance(self.given, str) else self.given
+            if made.model_id != self.info.model_id:
+                raise Mismatch(
+                    f"A worker loads another model than this run began with: expected "
+                    f"{self.info.model_id}, got {made.model_id}. Install the same on all machines."
+                )
+            self._loaded = made
+        return self._loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}
+
+
+def _sources(
+    encoder: str | Embedder | None, text_encoder: str | Embedder | None
+) -> dict[str, _Source]:
+    """Return stream -> its encoder; one that serves several streams is one."""
+    made: dict[str, _Source] = {}
+    if encoder is not None:
+        made["volume"] = _Source.of(encoder)
+    if text_encoder is not None:
+        same = made["volume"] if text_encoder == encoder else None
+        made["report"] = same or _Source.of(text_encoder)
     if "volume" in made and "text" in made["volume"].info.streams:
         made["joint"] = made["volume"]
     return made
@@ -195,10 +246,122 @@ def _embedders(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Plan:
-    """A study to write, with those of its vectors that need not be made again."""
+    """A study to write.
+
+    Attributes:
+        study: What is written.
+        kept: Those of its vectors that need not be made again.
+        wanted: Streams whose vectors are made.
+    """
 
     study: Study
     kept: Vectors
+    wanted: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Made:
+    """What a worker made of a plan.
+
+    Attributes:
+        vectors: Stream -> vector.
+        regions: (n_regions, F) float16; None unless asked for.
+        problem: Why there is no vector of the volume, where one was wanted.
+    """
+
+    vectors: Vectors
+    regions: npt.NDArray[np.float16] | None = None
+    problem: InputError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Read:
+    """A plan whose volume was read and preprocessed, or why it cannot be."""
+
+    plan: _Plan
+    array: npt.NDArray[np.generic] | None = None
+    problem: InputError | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """The step that reads and preprocesses: it holds no model.
+
+    Attributes:
+        preprocess: As the volumes' encoder declares; None without one.
+        check: Limits that the volumes were curated with.
+        cache: Keeps preprocessed volumes.
+    """
+
+    preprocess: PreprocessConfig | None
+    check: CheckConfig
+    cache: PreprocessCache | None
+
+    def __call__(self) -> Callable[[_Plan], _Read]:
+        return self._read
+
+    def _read(self, plan: _Plan) -> _Read:
+        if self.preprocess is None or "volume" not in plan.wanted:
+            return _Read(plan)
+        study = plan.study
+        source = partial(read_study, study, self.check)
+        try:
+            array = prepare(
+                study.study_id, source, self.preprocess, self.cache, n_threads=threads()
+            )
+        except InputError as error:  # its report can be found all the same
+            return _Read(plan, problem=error)
+        return _Read(plan, array)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Embedding:
+    """The step that holds the models: volumes and texts -> vectors.
+
+    Attributes:
+        sources: Stream -> its encoder.
+        regions: Whether region features are kept.
+    """
+
+    sources: Mapping[str, _Source]
+    regions: bool
+
+    def __call__(self) -> Callable[[list[_Read]], list[_Made | InputError]]:
+        if (n := threads()) is not None:
+            import torch
+
+            torch.set_num_threads(n)
+        for source in self.sources.values():
+            source.load()
+        return self._embed
+
+    def _embed(self, batch: list[_Read]) -> list[_Made | InputError]:
+        problems = {r.plan.study.study_id: r.problem for r in batch if r.problem is not None}
+        arrays = [(r.plan.study.study_id, r.array) for r in batch if r.array is not None]
+        volumes: dict[str, Embedded] = {}
+        if arrays:
+            embedded = (
+                self.sources["volume"]
+                .load()
+                .encode_prepared(arrays, regions=self.regions, on_error=problems.__setitem__)
+            )
+            volumes = {done.study_id: done for done in embedded}
+        return [self._whole(r.plan, volumes, problems) for r in batch]
+
+    def _whole(
+        self, plan: _Plan, volumes: Mapping[str, Embedded], problems: Mapping[str, InputError]
+    ) -> _Made | InputError:
+        vectors: Vectors = {}
+        done = volumes.get(plan.study.study_id)
+        if done is not None:
+            vectors["volume"] = done.vector
+        try:
+            for stream in sorted(plan.wanted - {"volume"}):
+                embedder = self.sources[stream].load()
+                vectors[stream] = embedder.embed_texts([plan.study.text]).vectors[0]
+        except InputError as error:
+            return error
+        return _Made(vectors, done and done.regions, problems.get(plan.study.study_id))
 
 
 def _changed(
@@ -217,79 +380,95 @@ def _changed(
     return changed
 
 
-def _plan(study: Study, index: Index, regions: Path | None) -> _Plan:
+def _plan(study: Study, stored: bool, index: Index, regions: Path | None) -> _Plan:
     """Keep the vectors whose input is the same: a study that moved is not embedded again."""
+    streams = [s for s in index.streams if s == "volume" or study.report is not None]
     kept: Vectors = {}
-    (old,) = index.studies([study.study_id])
-    same_volume = old.volume_hash == study.volume_hash and (
-        regions is None or _region_file(regions, study.study_id).exists()
-    )
-    same_report = old.report is not None and study.report is not None and old.text == study.text
-    for stream in index.streams:
-        if same_volume if stream == "volume" else same_report:
-            (vector,) = index.vectors(stream, [study.study_id])
-            if vector is not None:
-                kept[stream] = vector
-    return _Plan(study, kept)
+    if stored:
+        (old,) = index.studies([study.study_id])
+        same_volume = old.volume_hash == study.volume_hash and (
+            regions is None or _region_file(regions, study.study_id).exists()
+        )
+        same_report = old.report is not None and study.report is not None and old.text == study.text
+        for stream in streams:
+            if same_volume if stream == "volume" else same_report:
+                (vector,) = index.vectors(stream, [study.study_id])
+                if vector is not None:
+                    kept[stream] = vector
+    return _Plan(study, kept, frozenset(streams) - kept.keys())
 
 
 def _embedded(
     plans: Sequence[_Plan],
-    embedders: dict[str, Embedder],
-    check: CheckConfig,
+    engine: Engine,
+    steps: Sequence[Step],
     regions: Path | None,
     rejections: list[Rejection],
 ) -> Iterator[tuple[Study, Vectors, bool]]:
-    """Yield each study with all its vectors, in order, and whether one of them is new.
+    """Yield each study with all its vectors, and whether one of them is new.
 
-    A study whose volume cannot be read any more keeps its report's place in the index.
+    They come in order, but for those that a worker fell over. A study whose volume cannot be read
+    any more keeps its report's place in the index.
     """
-    failed: dict[str, InputError] = {}
-    made: dict[str, Embedded] = {}
-    stream: Iterator[Embedded] = iter(())
-    if "volume" in embedders:
-        sources = (
-            (plan.study.study_id, partial(read_study, plan.study, check))
-            for plan in plans
-            if "volume" not in plan.kept
-        )
-        stream = embedders["volume"].iter_volumes(
-            sources, regions=regions is not None, on_error=failed.__setitem__
-        )
-    for plan in plans:
-        study, vectors = plan.study, dict(plan.kept)
-        if "volume" in embedders and "volume" not in vectors:
-            while study.study_id not in made and study.study_id not in failed:
-                done = next(stream, None)
-                if done is None:
-                    break
-                made[done.study_id] = done
-            if study.study_id in made:
-                done = made.pop(study.study_id)
-                vectors["volume"] = done.vector
-                if regions is not None and done.regions is not None:
-                    with atomic_write(_region_file(regions, study.study_id)) as file:
-                        np.save(file, done.regions)
+    fallen: list[_Plan] = []
+    stream = engine.map((plan for plan in plans if plan.wanted), steps)
+    with contextlib.closing(stream):
+        for plan in plans:
+            made = next(stream)[1] if plan.wanted else _Made({})
+            if isinstance(made, Failure):
+                rejections.append(Rejection(plan.study.study_id, made.rule, made.reason))
+                fallen.append(plan)
             else:
-                error = failed[study.study_id]
-                rejections.append(Rejection(study.study_id, error.rule, str(error)))
-        for name in ("report", "joint"):
-            if name in embedders and study.report is not None and name not in vectors:
-                vectors[name] = embedders[name].embed_texts([study.text]).vectors[0]
-        yield study, vectors, vectors.keys() != plan.kept.keys()
+                yield _written(plan, made, regions, rejections)
+    # The report of a volume that takes its worker down is still a report.
+    texts = [
+        dataclasses.replace(plan, wanted=left if plan.wanted - left else frozenset())
+        for plan in fallen
+        for left in (plan.wanted - {"volume"},)
+    ]
+    stream = engine.map((plan for plan in texts if plan.wanted), steps)
+    with contextlib.closing(stream):
+        for plan in texts:
+            made = next(stream)[1] if plan.wanted else _Made({})
+            yield _written(plan, _Made({}) if isinstance(made, Failure) else made, None, rejections)
+
+
+def _written(
+    plan: _Plan, made: _Made, regions: Path | None, rejections: list[Rejection]
+) -> tuple[Study, Vectors, bool]:
+    """Write what is no column of the table, and return what is."""
+    study_id = plan.study.study_id
+    if made.problem is not None:
+        rejections.append(Rejection(study_id, made.problem.rule, str(made.problem)))
+    if regions is not None and made.regions is not None:
+        with atomic_write(_region_file(regions, study_id)) as file:
+            np.save(file, made.regions)
+    return plan.study, {**plan.kept, **made.vectors}, bool(made.vectors)
+
+
+def _steps(
+    sources: Mapping[str, _Source], check: CheckConfig, cache: str | Path | None, regions: bool
+) -> list[Step]:
+    kept = PreprocessCache(Path(cache)) if cache is not None else None
+    volumes = sources.get("volume")
+    if volumes is not None and isinstance(volumes.given, Embedder):
+        kept = volumes.given.cache or kept
+    reading = _Reading(None if volumes is None else volumes.info.preprocess, check, kept)
+    n = 1 if volumes is None else volumes.batch_size
+    return [Step(reading), Step(_Embedding(sources, regions), batch=n, gpu=True)]
 
 
 def _commit(
-    index: Index, batch: Sequence[tuple[Study, Vectors]], embedders: dict[str, Embedder]
+    index: Index, batch: Sequence[tuple[Study, Vectors]], sources: Mapping[str, _Source]
 ) -> None:
     if not batch:
         return
     columns = {}
-    for stream, embedder in embedders.items():
+    for stream, source in sources.items():
         rows = [(s.study_id, v[stream]) for s, v in batch if stream in v]
         if rows:
             columns[stream] = Embeddings(
-                tuple(i for i, _ in rows), np.stack([v for _, v in rows]), embedder.model_id
+                tuple(i for i, _ in rows), np.stack([v for _, v in rows]), source.info.model_id
             )
     index.add([study for study, _ in batch], columns)
 
