@@ -360,18 +360,28 @@ def test_who_is_confined_takes_studies_in_under_their_own_source_alone(luis, stu
 
 def test_every_question_to_an_index_is_narrowed_or_known_to_tell_nothing():
     plain = {"model_ids", "encoder_names", "columns", "check_model", "centre", "is_finished"}
+    plain |= {"location", "folder", "manifest", "mark", "is_changing"}
     building = {"create", "open", "add", "delete", "finish"}
     derived = {"digests"}  # from study_hashes
     asked = {n for n, _ in inspect.getmembers(Index) if not n.startswith("_")}
     own = {n for n in vars(ConfinedIndex) if not n.startswith("_")}
     assert asked - plain - building - derived <= own, "a new question has to be narrowed"
     assert {"count", "ids", "facets", "studies", "findings", "vectors"} <= own
-    assert {"folder", "streams", "config"} == PLAIN
+    assert {"place", "streams", "config"} == PLAIN
 
 
 def test_a_view_is_not_written_to(two_sources):
     view = ConfinedIndex(two_sources.index, ["north"])
-    for write in (lambda: view.add([]), lambda: view.delete(["study-0"]), lambda: view.finish()):
+    for write in (
+        lambda: view.add([]),
+        lambda: view.delete(["study-0"]),
+        lambda: view.finish(),
+        lambda: view.begin_changes(),
+        lambda: view.end_changes(),
+        lambda: view.write_rejections([]),
+        lambda: view.read_rejections(),
+        lambda: view.regions,
+    ):
         with pytest.raises(PermissionError):
             write()
     with pytest.raises(AttributeError):

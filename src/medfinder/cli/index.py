@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 def index(
     studies: Annotated[Path, typer.Argument(help="Folder that 'medfinder curate' wrote.")],
     out: Annotated[
-        Path, typer.Argument(help="Folder of the index; an existing one is brought up to date.")
+        str,
+        typer.Argument(
+            help="The index: a folder, s3://… or postgresql://…; an existing one is brought up to date."
+        ),
     ],
     encoder: Annotated[
         str,
@@ -65,7 +68,7 @@ def index(
     if json_:
         emit(
             {
-                "folder": str(out),
+                "folder": made.where,
                 "studies": made.n_studies,
                 "embedded": made.n_embedded,
                 "deleted": made.n_deleted,
@@ -74,11 +77,11 @@ def index(
             }
         )
     rejected = (
-        f", {made.n_rejections} could not be read: see {out / 'rejections.parquet'}"
+        f", {made.n_rejections} could not be read: see {made.rejections}"
         if made.n_rejections
         else ""
     )
     done(
-        f"{made.n_studies} studies in {out} ({made.n_embedded} embedded, {made.n_deleted} dropped{rejected})",
-        f'medfinder search {out} "pleural effusion" --k 5',
+        f"{made.n_studies} studies in {made.where} ({made.n_embedded} embedded, {made.n_deleted} dropped{rejected})",
+        f'medfinder search {made.where} "pleural effusion" --k 5',
     )

@@ -17,7 +17,10 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder that 'medfinder index' wrote.")],
+    index: Annotated[
+        str,
+        typer.Argument(help="What 'medfinder index' wrote: a folder, s3://… or postgresql://…"),
+    ],
     text: Annotated[str | None, typer.Argument(help="A sentence, in English or Spanish.")] = None,
     volume: Annotated[
         Path | None, typer.Option(help="A CT: NIfTI file, DICOM file or folder.")
@@ -67,6 +70,7 @@ def search(
     Examples: medfinder search idx "lung mass in a patient with cancer" --k 5 ·
     medfinder search idx --volume ct.nii.gz · medfinder search idx --keyword nodule --where "age >= 50"
     """
+    from medfinder.index.open import shown
     from medfinder.search.finder import open_index
 
     finder = open_index(index)
@@ -100,7 +104,7 @@ def search(
             out.print(f"     {sentence}", markup=False, soft_wrap=True, style="dim")
     if not hits:
         say("No study matches. Loosen --where or --keyword.")
-    say(f"Next: medfinder serve {index}")
+    say(f"Next: medfinder serve {shown(index)}")
 
 
 def as_json(hit: Hit) -> dict[str, object]:

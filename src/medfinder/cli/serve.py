@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    index: Annotated[Path, typer.Argument(help="Folder that 'medfinder index' wrote.")],
+    index: Annotated[
+        str,
+        typer.Argument(help="What 'medfinder index' wrote: a folder, s3://… or postgresql://…"),
+    ],
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given.")
     ] = None,

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,16 +13,37 @@ from numpy.typing import NDArray
 from medfinder.artifact import Manifest
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.store import Ranking, Stored
-from medfinder.place import Location
-from medfinder.records import Finding, Study
+from medfinder.place import Place
+from medfinder.records import Finding, Rejection, Study
+
+UNFINISHED = "unfinished"
+"""File of a place whose rows have changed since `finish`, in a run that has not ended."""
 
 
 class AnyIndex(Protocol):
     """The methods of `Index` that searching, building and serving use."""
 
     @property
-    def folder(self) -> Location:
-        """Where its manifest and its other files lie; ``str`` of it names it to a person."""
+    def place(self) -> Place:
+        """Where its manifest and its other files lie."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """Where it lies, as it may be shown: a path, or a URL without its password."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """As `Index.folder`: raises where it lies in none."""
+        ...
+
+    def manifest(self) -> Manifest:
+        """As `Index.manifest`."""
+        ...
+
+    def mark(self) -> str | None:
+        """As `Index.mark`."""
         ...
 
     @property
@@ -76,6 +98,32 @@ class AnyIndex(Protocol):
         settings: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """As `Index.finish`."""
+        ...
+
+    @property
+    def is_changing(self) -> bool:
+        """As `Index.is_changing`."""
+        ...
+
+    def begin_changes(self) -> None:
+        """As `Index.begin_changes`."""
+        ...
+
+    def end_changes(self) -> None:
+        """As `Index.end_changes`."""
+        ...
+
+    def write_rejections(self, rejections: Sequence[Rejection]) -> str:
+        """As `Index.write_rejections`."""
+        ...
+
+    def read_rejections(self) -> list[Rejection]:
+        """As `Index.read_rejections`."""
+        ...
+
+    @property
+    def regions(self) -> Place:
+        """As `Index.regions`."""
         ...
 
     def count(self, where: str | None = None) -> int:

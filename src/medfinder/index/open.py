@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medfinder.index.interface import AnyIndex
-from medfinder.index.postgres_link import is_database
+from medfinder.index.postgres_link import Address, Link, is_database
 from medfinder.index.schema import IndexConfig, Stream
 from medfinder.index.store import Index
-from medfinder.place import Location
+from medfinder.place import Location, Place, place_of
 
 
 def create_index(
@@ -64,3 +64,19 @@ def database_url(location: Location) -> str | None:
     from medfinder.index.postgres_place import PostgresPlace
 
     return location.url if isinstance(location, PostgresPlace) else None
+
+
+def index_place(location: Location) -> Place:
+    """Return where an index keeps its manifest; nothing is looked up."""
+    if isinstance(location, str) and is_database(location):
+        from medfinder.index.postgres_place import PostgresPlace
+
+        return PostgresPlace(Link(Address.of(location)))
+    return place_of(location)
+
+
+def shown(location: Location) -> str:
+    """Return a location as it may be printed: a database's URL without its password."""
+    if isinstance(location, str) and is_database(location):
+        return str(Address.of(location))
+    return str(location)

@@ -9,16 +9,18 @@ moment of the database, and every `add` is one transaction.
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import Manifest, read_manifest
+from medfinder.artifact import MANIFEST, Manifest, read_manifest
 from medfinder.errors import ArtifactError, InputError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.exact import FLOAT32_SLACK, direction, rescore
+from medfinder.index.interface import UNFINISHED
 from medfinder.index.postgres_finish import Derived, derived_of, finish
 from medfinder.index.postgres_link import Address, Link
 from medfinder.index.postgres_place import PostgresPlace
@@ -27,7 +29,8 @@ from medfinder.index.postgres_where import condition, explain_server
 from medfinder.index.postgres_words import Stemmer, counted, score
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.store import Ranking, Stored
-from medfinder.records import Finding, Study
+from medfinder.place import Place, local_folder
+from medfinder.records import Finding, Rejection, Study
 from medfinder.registry import unknown
 from medfinder.studies import FACETS, from_row, to_row
 
@@ -49,7 +52,7 @@ class PostgresIndex:
     def __init__(self, link: Link, streams: Mapping[str, Stream], config: IndexConfig) -> None:
         self.streams = dict(streams)
         self.config = config
-        self.folder = PostgresPlace(link)
+        self.place = PostgresPlace(link)
         self._link = link
         self._stemmer = Stemmer()
         self._derived: dict[str, tuple[str, Derived]] = {}
@@ -102,6 +105,28 @@ class PostgresIndex:
         return cls(link, streams, config)
 
     @property
+    def location(self) -> str:
+        """Where the index lies: its URL without the password."""
+        return str(self.place)
+
+    @property
+    def folder(self) -> Path:
+        """As `Index.folder`: it has none.
+
+        Raises:
+            InputError: Always.
+        """
+        return local_folder(self.place)
+
+    def manifest(self) -> Manifest:
+        """As `Index.manifest`."""
+        return read_manifest(self.place, "index")
+
+    def mark(self) -> str | None:
+        """As `Index.mark`."""
+        return self.place.mark(MANIFEST)
+
+    @property
     def model_ids(self) -> dict[str, str]:
         """As `Index.model_ids`."""
         return {name: stream.model_id for name, stream in self.streams.items()}
@@ -120,7 +145,7 @@ class PostgresIndex:
     def is_finished(self) -> bool:
         """As `Index.is_finished`."""
         try:
-            read_manifest(self.folder, "index")
+            read_manifest(self.place, "index")
         except ArtifactError:
             return False
         return True
@@ -227,6 +252,49 @@ class PostgresIndex:
             package_version,
             settings or {},
         )
+
+    # -- what the stage that fills it keeps beside it ------------------------------
+
+    @property
+    def is_changing(self) -> bool:
+        """As `Index.is_changing`."""
+        return self.place.mark(UNFINISHED) is not None
+
+    def begin_changes(self) -> None:
+        """As `Index.begin_changes`."""
+        with self.place.write(UNFINISHED):
+            pass
+
+    def end_changes(self) -> None:
+        """As `Index.end_changes`."""
+        self.place.delete(UNFINISHED)
+
+    def write_rejections(self, rejections: Sequence[Rejection]) -> str:
+        """Keep what the latest run left out, and why, in the table ``rejections``; return where."""
+
+        def work(connection: Any) -> None:
+            connection.execute("LOCK TABLE rejections IN SHARE ROW EXCLUSIVE MODE")
+            connection.execute("DELETE FROM rejections")
+            with connection.cursor() as cursor, cursor.copy("COPY rejections FROM STDIN") as copy:
+                for row in sorted(rejections, key=lambda r: (r.item, r.rule, r.reason)):
+                    copy.write_row([_clean(row.item), row.rule, _clean(row.reason)])
+
+        self._link.write(work)
+        return f"the table {self._link.address.schema}.rejections"
+
+    def read_rejections(self) -> list[Rejection]:
+        """As `Index.read_rejections`."""
+        rows = self._link.read(
+            lambda c: c.execute(
+                "SELECT item, rule, reason FROM rejections ORDER BY item, rule, reason"
+            ).fetchall()
+        )
+        return [Rejection(*row) for row in rows]
+
+    @property
+    def regions(self) -> Place:
+        """As `Index.regions`: rows of the table ``files``."""
+        return self.place.at("regions")
 
     # -- looking up --------------------------------------------------------------
 
@@ -412,11 +480,11 @@ class PostgresIndex:
 
     def _derived_of(self, connection: Any, column: str) -> Derived:
         """Return what `finish` made of a column, read again where it has been made again."""
-        mark = self.folder.within(connection).mark(f"derived/{column}.json") or ""
+        mark = self.place.within(connection).mark(f"derived/{column}.json") or ""
         with self._lock:
             known = self._derived.get(column)
         if known is None or known[0] != mark:
-            place = self.folder.within(connection)
+            place = self.place.within(connection)
             known = (mark, derived_of(place, column, self.streams[column].dim))
             with self._lock:
                 self._derived[column] = known

@@ -8,6 +8,7 @@
     vectors_STREAM   unit vectors; `finish` adds an index over them once there are many
     words            for BM25: the studies that hold a word, thousands a row; made by `finish`
     word_blocks      what `words` was made from
+    rejections       what the latest run left out, and why
 
 A study that is written again gets a new number, larger than all before, and numbers become visible
 in their order, as one writer writes at a time: what came since `finish` is what has a larger one.
@@ -132,6 +133,10 @@ def _make(connection: Any, address: Address, streams: Mapping[str, Stream]) -> N
         "CREATE TABLE word_blocks (block integer PRIMARY KEY, n bigint NOT NULL, sum numeric NOT NULL, "
         "n_texts bigint NOT NULL, n_words bigint NOT NULL)"
     )
+    connection.execute(
+        'CREATE TABLE rejections (item text COLLATE "C", rule text COLLATE "C", '
+        'reason text COLLATE "C")'
+    )
 
 
 def check_tables(connection: Any, address: Address, streams: Mapping[str, Stream]) -> None:
@@ -148,6 +153,7 @@ def check_tables(connection: Any, address: Address, streams: Mapping[str, Stream
         | {f"key_{name}" for name in streams},
         "texts": {"number", "study", "terms", "counts"},
         "words": {"term", "block", "postings"},
+        "rejections": {"item", "rule", "reason"},
         "word_blocks": {"block", "n", "sum", "n_texts", "n_words"},
         **{f"vectors_{name}": {"number", "vector"} for name in streams},
     }

@@ -149,7 +149,8 @@ def score(connection: Any, stems: Sequence[str]) -> tuple[NDArray[np.int64], NDA
     Words are counted in what `finish` saw and in what came since; studies deleted since count until
     the next `finish`, and may be among the numbers.
     """
-    asked = sorted(set(stems))
+    times = Counter(stems)  # a word that is asked twice counts twice
+    asked = sorted(times)
     blocks = connection.execute("SELECT block, n_texts, n_words FROM word_blocks").fetchall()
     until = _indexed_until(connection)
     n_new, words_new = connection.execute(
@@ -177,7 +178,7 @@ def score(connection: Any, stems: Sequence[str]) -> tuple[NDArray[np.int64], NDA
     for _, terms, _, _ in new:
         frequency.update(set(terms) & set(asked))
     weight = {
-        term: math.log(1 + (n - df + 0.5) / (df + 0.5)) * (_K1 + 1)
+        term: math.log(1 + (n - df + 0.5) / (df + 0.5)) * (_K1 + 1) * times[term]
         for term, df in frequency.items()
         if df
     }

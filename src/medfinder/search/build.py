@@ -17,18 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 import medfinder
-from medfinder.artifact import atomic_write, manifest_hash, read_manifest
+from medfinder.artifact import manifest_hash, read_manifest
 from medfinder.config import from_dict, to_dict
 from medfinder.curate.pseudonym import safe_id
 from medfinder.embed import Embedded, Embedder, Embeddings, prepare
 from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch
-from medfinder.index.store import Index, IndexConfig, Stored, Stream
+from medfinder.index.interface import AnyIndex
+from medfinder.index.open import create_index, open_index, shown
+from medfinder.index.store import IndexConfig, Stored, Stream
 from medfinder.model.encoder import EncoderInfo, find_encoder
+from medfinder.place import Location, Place, join
 from medfinder.records import Rejection, Study
 from medfinder.scale.engine import Engine, Failure, Step
 from medfinder.scale.here import Here
 from medfinder.scale.line import threads
-from medfinder.studies import digest, read_studies, write_rejections
+from medfinder.studies import digest, read_studies
 from medfinder.volume.cache import PreprocessCache
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.preprocess import PreprocessConfig
@@ -36,7 +39,6 @@ from medfinder.volume.read import read_study
 
 Vectors = dict[str, npt.NDArray[np.float32]]
 
-UNFINISHED = "unfinished"  # marks an index whose rows have changed since its last `finish`
 BATCH = 16  # studies a commit: at most this many are embedded again after a kill
 
 
@@ -45,25 +47,27 @@ class Built:
     """What a run of `build_index` did.
 
     Attributes:
-        folder: The artifact.
+        where: The artifact, as it may be shown: a folder or a URL without its password.
         n_studies: Studies in the index.
         n_embedded: Studies embedded by this run.
         n_deleted: Studies dropped because the dataset no longer holds them.
-        n_rejections: Studies whose volume can no longer be read; ``rejections.parquet``.
+        n_rejections: Studies whose volume can no longer be read.
+        rejections: Where they are told of.
         duration_s: Wall time.
     """
 
-    folder: Path
+    where: str
     n_studies: int
     n_embedded: int
     n_deleted: int
     n_rejections: int
+    rejections: str
     duration_s: float
 
 
 def build_index(
-    studies_folder: str | Path,
-    out: str | Path,
+    studies_folder: Location,
+    out: Location,
     encoder: str | Embedder | None = "astra",
     text_encoder: str | Embedder | None = "minilm",
     *,
@@ -77,6 +81,8 @@ def build_index(
     """Bring the index at `out` up to the studies that ``medfinder curate`` wrote.
 
     Args:
+        studies_folder: A folder, or ``s3://…``.
+        out: A folder, ``s3://…`` or ``postgresql://…``; see `medfinder.index.open.create_index`.
         encoder: Of the volumes: a name, a checkpoint's folder, a repository of the Hub, or an
             embedder; None for an index over reports alone. One that reads text too also embeds
             the reports, into the volumes' space, so that a CT finds them.
@@ -98,9 +104,8 @@ def build_index(
         InputError: No study could be embedded.
     """
     start = time.monotonic()
-    studies_folder, out = Path(studies_folder), Path(out)
     parent = read_manifest(studies_folder, "curate")
-    studies = read_studies(studies_folder / "studies.parquet")
+    studies = read_studies(join(studies_folder, "studies.parquet"))
     check = from_dict(CheckConfig, parent.config.get("check", {}))
     sources = _sources(encoder, text_encoder)
     if not sources:
@@ -108,7 +113,7 @@ def build_index(
     if engine is None:
         for source in sources.values():
             source.load()  # what it lacks is said before there is a folder
-    index = Index.create(
+    index = create_index(
         out,
         {
             stream: Stream(
@@ -121,7 +126,7 @@ def build_index(
         },
         config,
     )
-    regions = out / "regions" if keep_regions and "volume" in sources else None
+    regions = index.regions if keep_regions and "volume" in sources else None
     stored = index.study_hashes()
     changed = _changed(studies, stored, index, regions)
     todo = [_plan(study, study.study_id in stored, index, regions) for study in changed]
@@ -130,15 +135,15 @@ def build_index(
     settings = {"check": to_dict(check)}
     if keep_others and gone:
         gone = []
-        parents, settings = _of_others(out, parents, settings)
-    is_whole = index.is_finished and not (out / UNFINISHED).exists()
-    if is_whole and not todo and not gone and Index.open(out).streams == index.streams:
-        return Built(out, index.count(), 0, 0, 0, round(time.monotonic() - start, 3))
+        parents, settings = _of_others(index, parents, settings)
+    is_whole = index.is_finished and not index.is_changing
+    if is_whole and not todo and not gone and open_index(index.place).streams == index.streams:
+        return Built(shown(out), index.count(), 0, 0, 0, "", round(time.monotonic() - start, 3))
     # An index that is being searched stays open to it: its manifest stands until the new one.
-    (out / UNFINISHED).touch()
+    index.begin_changes()
     index.delete(gone)
     for study_id in gone:
-        _region_file(out / "regions", study_id).unlink(missing_ok=True)
+        index.regions.delete(_region_file(study_id))
     rejections: list[Rejection] = []
     n_done, n_embedded = len(studies) - len(todo), 0
     batch: list[tuple[Study, Vectors]] = []
@@ -153,10 +158,10 @@ def build_index(
         if progress:
             progress(n_done, len(studies))
     _commit(index, batch, sources)
-    write_rejections(out / "rejections.parquet", rejections)
+    told = index.write_rejections(rejections)
     if index.count() == 0:
         raise InputError(
-            f"No study could be embedded: see {str(out / 'rejections.parquet')!r} for the reasons.",
+            f"No study could be embedded: see {told!r} for the reasons.",
             rule="nothing-usable",
         )
     duration_s = round(time.monotonic() - start, 3)
@@ -166,16 +171,18 @@ def build_index(
         medfinder.__version__,
         settings,
     )
-    (out / UNFINISHED).unlink(missing_ok=True)  # another run may have ended meanwhile
-    return Built(out, index.count(), n_embedded, len(gone), len(rejections), duration_s)
+    index.end_changes()
+    return Built(
+        shown(out), index.count(), n_embedded, len(gone), len(rejections), told, duration_s
+    )
 
 
 def _of_others(
-    out: Path, parents: dict[str, str], settings: dict[str, Any]
+    index: AnyIndex, parents: dict[str, str], settings: dict[str, Any]
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return what an index that is added to was made of: its own, and the latest that was added."""
     try:
-        before = read_manifest(out, "index")
+        before = index.manifest()
     except ArtifactError:  # it was never finished: nothing is known of the others
         return parents, settings
     if "studies" not in before.parents:
@@ -365,7 +372,7 @@ class _Embedding:
 
 
 def _changed(
-    studies: Sequence[Study], stored: Mapping[str, Stored], index: Index, regions: Path | None
+    studies: Sequence[Study], stored: Mapping[str, Stored], index: AnyIndex, regions: Place | None
 ) -> list[Study]:
     """Return the studies that the index lacks, holds in another form, or holds in part."""
     changed = []
@@ -374,20 +381,20 @@ def _changed(
         have = stored.get(study.study_id)
         whole = have is not None and have.digest == digest(study) and have.streams == streams
         if not whole or (
-            regions is not None and not _region_file(regions, study.study_id).exists()
+            regions is not None and regions.mark(_region_file(study.study_id)) is None
         ):
             changed.append(study)
     return changed
 
 
-def _plan(study: Study, stored: bool, index: Index, regions: Path | None) -> _Plan:
+def _plan(study: Study, stored: bool, index: AnyIndex, regions: Place | None) -> _Plan:
     """Keep the vectors whose input is the same: a study that moved is not embedded again."""
     streams = [s for s in index.streams if s == "volume" or study.report is not None]
     kept: Vectors = {}
     if stored:
         (old,) = index.studies([study.study_id])
         same_volume = old.volume_hash == study.volume_hash and (
-            regions is None or _region_file(regions, study.study_id).exists()
+            regions is None or regions.mark(_region_file(study.study_id)) is not None
         )
         same_report = old.report is not None and study.report is not None and old.text == study.text
         for stream in streams:
@@ -402,7 +409,7 @@ def _embedded(
     plans: Sequence[_Plan],
     engine: Engine,
     steps: Sequence[Step],
-    regions: Path | None,
+    regions: Place | None,
     rejections: list[Rejection],
 ) -> Iterator[tuple[Study, Vectors, bool]]:
     """Yield each study with all its vectors, and whether one of them is new.
@@ -434,14 +441,14 @@ def _embedded(
 
 
 def _written(
-    plan: _Plan, made: _Made, regions: Path | None, rejections: list[Rejection]
+    plan: _Plan, made: _Made, regions: Place | None, rejections: list[Rejection]
 ) -> tuple[Study, Vectors, bool]:
     """Write what is no column of the table, and return what is."""
     study_id = plan.study.study_id
     if made.problem is not None:
         rejections.append(Rejection(study_id, made.problem.rule, str(made.problem)))
     if regions is not None and made.regions is not None:
-        with atomic_write(_region_file(regions, study_id)) as file:
+        with regions.write(_region_file(study_id)) as file:
             np.save(file, made.regions)
     return plan.study, {**plan.kept, **made.vectors}, bool(made.vectors)
 
@@ -459,7 +466,7 @@ def _steps(
 
 
 def _commit(
-    index: Index, batch: Sequence[tuple[Study, Vectors]], sources: Mapping[str, _Source]
+    index: AnyIndex, batch: Sequence[tuple[Study, Vectors]], sources: Mapping[str, _Source]
 ) -> None:
     if not batch:
         return
@@ -473,5 +480,5 @@ def _commit(
     index.add([study for study, _ in batch], columns)
 
 
-def _region_file(folder: Path, study_id: str) -> Path:
-    return folder / f"{safe_id(study_id)}.npy"
+def _region_file(study_id: str) -> str:
+    return f"{safe_id(study_id)}.npy"

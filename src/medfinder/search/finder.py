@@ -7,19 +7,19 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medfinder.artifact import read_manifest
 from medfinder.config import from_dict
 from medfinder.embed import Embedder
 from medfinder.errors import Incomplete, InputError, UnknownName
-from medfinder.index.store import Index
+from medfinder.index import open as locations
+from medfinder.index.interface import AnyIndex
 from medfinder.index.where import check_where, literal
 from medfinder.model.encoder import EncoderEntry, encoders, find_encoder
+from medfinder.place import Location
 from medfinder.records import Hit, Study, Why
 from medfinder.registry import unknown
 from medfinder.report.findings import extract_findings
@@ -59,14 +59,14 @@ class Finder:
         Mismatch: An encoder is not the one that made the index's vectors.
     """
 
-    def __init__(self, index: Index, encoders: Mapping[str, Embedder] | None = None) -> None:
+    def __init__(self, index: AnyIndex, encoders: Mapping[str, Embedder] | None = None) -> None:
         self.index = index
         self._rankers = Rankers(index)
         self._encoders = dict(encoders or {})
         for stream, embedder in self._encoders.items():
             index.check_model(stream, embedder.model_id)
 
-    def seen_through(self, index: Index) -> "Finder":
+    def seen_through(self, index: AnyIndex) -> "Finder":
         """Return a finder over another view of the same index; it shares what is loaded."""
         view = copy.copy(self)
         view.index = index
@@ -261,7 +261,7 @@ class Finder:
         found = {stream: self._embedder(stream) for stream in self.index.model_ids}
         return {stream: embedder for stream, embedder in found.items() if embedder is not None}
 
-    def over(self, index: Index) -> "Finder":
+    def over(self, index: AnyIndex) -> "Finder":
         """Return a finder over another index, with the encoders loaded here that made its vectors."""
         ours = {
             stream: embedder
@@ -273,7 +273,7 @@ class Finder:
     @cached_property
     def check(self) -> CheckConfig:
         """What a sound volume is, as the studies of this index were curated."""
-        config = read_manifest(self.index.folder, "index").config
+        config = self.index.manifest().config
         return from_dict(CheckConfig, config.get("check", {}))
 
     def status(self) -> dict[str, Any]:
@@ -490,14 +490,17 @@ class Finder:
             )
 
 
-def open_index(folder: str | Path) -> Finder:
-    """Open the index that ``medfinder index`` wrote to `folder`, ready to search.
+def open_index(location: Location) -> Finder:
+    """Open the index that ``medfinder index`` wrote, ready to search.
+
+    Args:
+        location: A folder, ``s3://…`` or ``postgresql://…``.
 
     Raises:
-        InputError: No such folder.
+        InputError: There is none.
         Incomplete: The index is not finished; run ``medfinder index`` again.
     """
-    return Finder(Index.open(Path(folder)))
+    return Finder(locations.open_index(location))
 
 
 def _sentence(finding: str) -> str:

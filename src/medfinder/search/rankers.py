@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfinder.errors import InputError, UnknownName
-from medfinder.index.store import Index
+from medfinder.index.interface import AnyIndex
 from medfinder.index.where import literal
 from medfinder.records import Finding
 from medfinder.registry import unknown
@@ -54,7 +54,7 @@ class Rankers:
         index: The index.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: AnyIndex) -> None:
         self.index = index
 
     def rank(

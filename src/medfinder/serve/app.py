@@ -1,4 +1,4 @@
-"""An index folder → a web service that runs until it is told to stop.
+"""An index → a web service that runs until it is told to stop.
 
 What every request passes is in `medfinder.serve.guard`; what is answered, in the modules named
 ``…_routes``.
@@ -29,6 +29,8 @@ from starlette.responses import Response
 import medfinder
 from medfinder.curate.review import ReviewQueue
 from medfinder.errors import ConfigError, MedFinderError
+from medfinder.index.open import index_place
+from medfinder.place import FolderPlace, Location
 from medfinder.search.finder import Finder, open_index
 from medfinder.serve import (
     account_routes,
@@ -76,7 +78,7 @@ def create_app(
     """Build the application over one index.
 
     Args:
-        index: An index folder, or a `Finder` that has one open.
+        index: Where an index lies (see `medfinder.index.open`), or a `Finder` that has one open.
         config: Bounds.
         review: A curated folder, or its queue, whose doubted studies are reviewed in the page.
         documents: The dataset card and the benchmark's page, which the page frames.
@@ -87,9 +89,9 @@ def create_app(
     """
     config = config or ServeConfig()
     # A path whose link is pointed elsewhere must not change what is open.
-    path = Path(index) if isinstance(index, (str, Path)) else index.index.folder
-    finder = open_index(held_to(path)) if isinstance(index, (str, Path)) else index
-    database = _open_database(path, config)
+    location: Location = index if isinstance(index, (str, Path)) else index.index.place
+    finder = open_index(held_to(location)) if isinstance(index, (str, Path)) else index
+    database = _open_database(location, config)
     gate = Gate(config.access, database)
     exports = Lane("exports", 2)
     service = Service(finder, config)
@@ -106,7 +108,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         remove_leftovers()
-        watch = Watch(service, path)
+        watch = Watch(service, location)
         watching = asyncio.create_task(watch.run()) if config.watch_s else None
         app.state.watch = watch
         try:
@@ -267,7 +269,7 @@ def _serve_one(
 
 
 def _work(
-    index: Path,
+    index: str | Path,
     review: Path | None,
     listener: socket.socket,
     config: ServeConfig,
@@ -282,8 +284,8 @@ def _work(
 
 def _checked(
     index: Finder | str | Path, review: ReviewQueue | str | Path | None
-) -> tuple[Path, Path | None]:
-    """Return the folders that every process opens for itself.
+) -> tuple[str | Path, Path | None]:
+    """Return the index and the folder that every process opens for itself.
 
     Raises:
         ConfigError: One is open here already (rule ``workers``).
@@ -297,8 +299,8 @@ def _checked(
             "with one worker.",
             rule="workers",
         )
-    open_index(held_to(Path(index)))
-    return Path(index), None if review is None else Path(review)
+    open_index(held_to(index))
+    return index, None if review is None else Path(review)
 
 
 def is_loopback(host: str) -> bool:
@@ -351,14 +353,32 @@ class _Server(uvicorn.Server):
             os._exit(128 + sig)
 
 
-def _open_database(index: Path, config: ServeConfig) -> Database | None:
+def _remembered(index: Location, config: ServeConfig) -> str | Path:
+    """Return where the service keeps what it remembers.
+
+    Raises:
+        ConfigError: It was not named, and the index lies where no file can be beside it.
+    """
+    if config.access.database_url:
+        return config.access.database_url
+    place = index_place(index)
+    if isinstance(place, FolderPlace):
+        return beside(place.path)
+    raise ConfigError(
+        f"{str(place)!r} has no folder for accounts, collections and the audit log to lie beside: "
+        "expected a file of their own. Name one with --database FILE.",
+        rule="database",
+    )
+
+
+def _open_database(index: Location, config: ServeConfig) -> Database | None:
     """Open what the service remembers; None where it cannot, and needs not for signing in.
 
     Raises:
         ConfigError: It cannot be opened, and accounts are needed or it was named.
     """
     try:
-        return Database.open(config.access.database_url or beside(index))
+        return Database.open(_remembered(index, config))
     except ConfigError as error:
         if config.access.mode == "required" or config.access.database_url:
             raise
@@ -379,8 +399,8 @@ def _with_access(
     if access.mode == "auto" and is_remote:
         access = replace(access, mode="off" if allow_remote else "required")
     if access.mode == "required":
-        path = Path(index) if isinstance(index, (str, Path)) else index.index.folder
-        database = Database.open(access.database_url or beside(path))
+        where: Location = index if isinstance(index, (str, Path)) else index.index.place
+        database = Database.open(_remembered(where, config))
         try:
             is_open = has_way_in(database, access)
         finally:

@@ -28,9 +28,9 @@ from medfinder.curate.ledger import PRIVATE
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.curate.sources.source import Facts
 from medfinder.errors import InputError, MedFinderError
-from medfinder.index.store import Index
+from medfinder.index.interface import AnyIndex
 from medfinder.records import Study
-from medfinder.search.build import UNFINISHED, build_index
+from medfinder.search.build import build_index
 from medfinder.search.finder import Finder
 from medfinder.serve.config import IngestConfig
 from medfinder.serve.faults import Refusal
@@ -297,7 +297,7 @@ class Ingest:
         embedders = finder.embedders()
         built = build_index(
             out,
-            finder.index.folder,
+            finder.index.place,
             embedders.get("volume"),
             embedders.get("report"),
             keep_others=True,
@@ -306,9 +306,7 @@ class Ingest:
         )
         if built.n_rejections:
             failed = tuple(
-                (r["rule"], r["reason"])
-                for r in _rows(finder.index.folder / "rejections.parquet")
-                if r["item"] in job.studies
+                (r.rule, r.reason) for r in finder.index.read_rejections() if r.item in job.studies
             )
             return dataclasses.replace(self._without(job), rejections=failed)
         return dataclasses.replace(job, stage="indexed")
@@ -343,7 +341,7 @@ class Ingest:
                 if out.resolve() in Path(study.volume_path).parents
             ]
             if ours:
-                (index.folder / UNFINISHED).touch()
+                index.begin_changes()
                 index.delete(ours)
         shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(self._root / "incoming" / job.job_id, ignore_errors=True)
@@ -413,7 +411,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _known(index: Index, studies: list[Study]) -> list[tuple[str, str]]:
+def _known(index: AnyIndex, studies: list[Study]) -> list[tuple[str, str]]:
     """Return why the index cannot take a study: it has it."""
     stored = index.study_hashes()
     hashes = {held.volume_hash: study_id for study_id, held in stored.items()}

@@ -17,8 +17,8 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from fastapi import Depends, Request
 
-from medfinder.artifact import MANIFEST
 from medfinder.errors import Incomplete, MedFinderError, UnknownName
+from medfinder.place import is_remote
 from medfinder.records import Hit, Study
 from medfinder.search.finder import Finder
 from medfinder.search.regions import RegionFeatures
@@ -85,8 +85,9 @@ class Service:
         Raises:
             Incomplete: The folder or its manifest is gone.
         """
+        # A request to a store or a database would keep the event loop waiting.
         whole = self._whole or self
-        if whole.is_lost or not (self.folder / MANIFEST).is_file():
+        if whole.is_lost or not self._is_here():
             whole.is_lost = self.config.watch_s > 0
             raise Incomplete(INDEX_IS_GONE)
 
@@ -104,11 +105,6 @@ class Service:
         if identity.sources is not None:
             view.finder = confined(self.finder, identity.sources)
         return view
-
-    @property
-    def folder(self) -> Path:
-        """The index's folder."""
-        return self.finder.index.folder
 
     @property
     def lanes(self) -> list[Lane]:
@@ -342,9 +338,13 @@ class Service:
                 raise Incomplete(INDEX_IS_GONE) from None  # another was put in its place
             raise
 
-    def _mark_now(self) -> tuple[int, int]:
-        status = (self.folder / MANIFEST).stat()
-        return status.st_ino, status.st_mtime_ns
+    def _is_here(self) -> bool:
+        """Whether the manifest is there; a store or a database is asked by who watches alone."""
+        return is_remote(self.finder.index.place) or self._mark_now() is not None
+
+    def _mark_now(self) -> str | None:
+        index = self.finder.index
+        return "" if is_remote(index.place) else index.mark()
 
 
 # Not plain functions: the framework would call those in threads.

@@ -1,4 +1,4 @@
-"""An index's folder, looked at while it is served: what has taken its place is opened and swapped in.
+"""An index, looked at while it is served: what has taken its place is opened and swapped in.
 
 A path that leads to a folder by a symbolic link is followed once and held to, so that a link that
 is pointed elsewhere never mixes two indexes. New rows of the same index need no swap to be found;
@@ -10,14 +10,14 @@ import contextlib
 import logging
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medfinder.artifact import MANIFEST
 from medfinder.errors import MedFinderError
-from medfinder.index.store import Index
+from medfinder.index.open import index_place, open_index
+from medfinder.place import FolderPlace, Location
 from medfinder.search.finder import Finder
 from medfinder.serve.lanes import Lane
 
@@ -26,36 +26,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("medfinder.serve")
 
-Mark = tuple[str, int, int, int]
+Mark = tuple[str, str]
 _AGAIN_S = 30.0  # until an index that was refused is tried again as it is
 
 
-def mark_of(path: Path) -> Mark | None:
-    """Return what tells one finished index from the next: its real folder and its manifest's file.
+def mark_of(location: Location) -> Mark | None:
+    """Return what tells one finished index from the next: where it really lies, and its manifest's mark.
 
     None where no manifest is.
+
+    Raises:
+        ArtifactError: It is in a store or a database that does not answer.
     """
+    place = index_place(location)
+    if isinstance(place, FolderPlace):
+        place = FolderPlace(place.path.resolve())
     with contextlib.suppress(OSError):
-        real = path.resolve()
-        status = (real / MANIFEST).stat()
-        return str(real), status.st_ino, status.st_mtime_ns, status.st_size
+        mark = place.mark(MANIFEST)
+        return None if mark is None else (str(place), mark)
     return None
 
 
-def held_to(path: Path) -> Path:
-    """Return the folder that `path` leads to now, where a link is on the way; else `path`."""
-    real = path.resolve()
-    return path if real == path.absolute() else real
+def held_to(location: Location) -> Location:
+    """Return the folder that a path leads to now, where a link is on the way; else what was given."""
+    place = index_place(location)
+    if not isinstance(place, FolderPlace):
+        return location
+    real = place.path.resolve()
+    return location if real == place.path.absolute() else real
 
 
-def reopen(path: Path, old: Finder) -> Finder:
-    """Open the index that `path` leads to, with the encoders of `old` where it has the same.
+def reopen(location: Location, old: Finder) -> Finder:
+    """Open the index that `location` leads to, with the encoders of `old` where it has the same.
 
     Raises:
         InputError: There is no such folder.
         ArtifactError: It is unfinished, damaged or of another version.
     """
-    return old.over(Index.open(held_to(path)))
+    return old.over(open_index(held_to(location)))
 
 
 def warm(finder: Finder) -> None:
@@ -74,17 +82,19 @@ def warm(finder: Finder) -> None:
 
 
 class Watch:
-    """Looks at the index's folder, and has the service take what it finds there.
+    """Looks at where the index lies, and has the service take what it finds there.
 
     Args:
         service: Whose finder is replaced. Requests in work keep the one that they began with.
-        path: As the service was told it; a link is followed anew at every look.
+        location: As the service was told it; a link is followed anew at every look.
     """
 
-    def __init__(self, service: "Service", path: Path) -> None:
+    def __init__(self, service: "Service", location: Location) -> None:
         self._service = service
-        self._path = path
-        self._mark = mark_of(path)
+        # One place, so that a database is not connected to anew at every look.
+        is_remote = not isinstance(index_place(location), FolderPlace)
+        self._location = index_place(location) if is_remote else location
+        self._mark = mark_of(self._location)
         self._refused: tuple[Mark | None, float] | None = None
         self._lane = Lane("swap")
         self._looking = asyncio.Lock()
@@ -96,7 +106,7 @@ class Watch:
             try:
                 await self.look()
             except Exception as error:  # a look that failed must not be the last
-                log.error("the index's folder could not be looked at: %s", type(error).__name__)
+                log.error("the index could not be looked at: %s", type(error).__name__)
 
     async def look(self) -> bool:
         """Look once; tell whether another finder is in use now."""
@@ -106,7 +116,7 @@ class Watch:
     async def _look(self) -> bool:
         service = self._service
         is_there, mark = await self._lane.run(
-            lambda: ((service.folder / MANIFEST).is_file(), mark_of(self._path))
+            lambda: (service.finder.index.mark() is not None, mark_of(self._location))
         )
         if not is_there:
             service.is_lost = True
@@ -121,7 +131,7 @@ class Watch:
         if mark is None and not is_there:
             return False  # removed: requests are told so, until there is an index again
         try:
-            finder = await self._lane.run(partial(reopen, self._path, service.finder))
+            finder = await self._lane.run(partial(reopen, self._location, service.finder))
             await self._lane.run(partial(warm, finder))
             await service.try_out(finder)
         except Exception as error:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.errors import UnknownName
+from medfinder.index.interface import AnyIndex
 from medfinder.index.store import Index, Ranking, Stored
 from medfinder.index.where import conjuncts, excluded, literal
-from medfinder.records import Finding, Study
+from medfinder.records import Finding, Rejection, Study
 from medfinder.search.finder import Finder
 
-PLAIN = frozenset({"folder", "streams", "config"})
+PLAIN = frozenset({"place", "streams", "config"})
 """Attributes of an index that tell nothing of its studies."""
 
 
@@ -32,7 +33,7 @@ class ConfinedIndex(Index):
     and fails.
     """
 
-    def __init__(self, index: Index, sources: Sequence[str]) -> None:
+    def __init__(self, index: AnyIndex, sources: Sequence[str]) -> None:
         self._whole = index
         self._mine = (
             f"source IN ({', '.join(literal(source) for source in sources)})"
@@ -133,6 +134,27 @@ class ConfinedIndex(Index):
     def delete(self, ids: Sequence[str]) -> NoReturn:
         """Refuse: a view is not written to."""
         raise PermissionError("A confined view of an index is not written to.")
+
+    def begin_changes(self) -> NoReturn:
+        """Refuse: a view is not written to."""
+        raise PermissionError("A confined view of an index is not written to.")
+
+    def end_changes(self) -> NoReturn:
+        """Refuse: a view is not written to."""
+        raise PermissionError("A confined view of an index is not written to.")
+
+    def write_rejections(self, rejections: Sequence[Rejection]) -> NoReturn:
+        """Refuse: a view is not written to."""
+        raise PermissionError("A confined view of an index is not written to.")
+
+    def read_rejections(self) -> NoReturn:
+        """Refuse: what was left out has no source."""
+        raise PermissionError("A confined view of an index tells nothing of what was left out.")
+
+    @property
+    def regions(self) -> NoReturn:
+        """Refuse: files of all sources lie together."""
+        raise PermissionError("A confined view of an index has no region features.")
 
     def finish(self, *args: Any, **more: Any) -> NoReturn:
         """Refuse: a view is not written to."""
