@@ -3,30 +3,19 @@
 import multiprocessing
 import os
 import signal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medfinder.embed import Embedder, prepare
+from medfinder.embed import Embedder
 from medfinder.errors import Mismatch
 from medfinder.scale.processes import Processes
 from medfinder.search import build
 from medfinder.search.build import Built, build_index
-from medfinder.studies import read_studies
-from medfinder.volume.read import read_study
 from stubs.encoders import GridEncoder, WordEncoder
 from stubs.indexes import Contents, contents
-from stubs.scaled import Elsewhere, Killer
-
-
-def voxel_sum(studies: Path, study_id: str) -> float:
-    """Return what tells a study's volume to a `Killer`."""
-    (study,) = [s for s in read_studies(studies / "studies.parquet") if s.study_id == study_id]
-    config = GridEncoder().info.preprocess
-    assert config is not None
-    return float(prepare(study_id, partial(read_study, study), config).sum())
+from stubs.scaled import Elsewhere, Killer, voxel_sum
 
 
 def built(studies: Path, out: Path, encoder: GridEncoder | None = None, **options: Any) -> Built:

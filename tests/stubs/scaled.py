@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medfinder.embed import prepare
 from medfinder.errors import InputError, MissingExtra
 from medfinder.scale.engine import Step
 from medfinder.scale.line import threads
+from medfinder.studies import read_studies
+from medfinder.volume.read import read_study
 from stubs.encoders import GridEncoder
 
 
@@ -126,6 +129,14 @@ def counted(folder: Path) -> Callable[[int], int]:
     """A step that writes down each time it is made."""
     (folder / f"made-{os.getpid()}-{time.monotonic_ns()}").touch()
     return double
+
+
+def voxel_sum(studies: Path, study_id: str) -> float:
+    """Return what tells a study's volume to a `Killer`."""
+    (study,) = [s for s in read_studies(studies / "studies.parquet") if s.study_id == study_id]
+    config = GridEncoder().info.preprocess
+    assert config is not None
+    return float(prepare(study_id, partial(read_study, study), config).sum())
 
 
 class Killer(GridEncoder):
