@@ -18,7 +18,7 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"phantom", "curate", "model"}, False),
     ({"embed"}, False),
     ({"train", "search"}, False),
-    ({"benchmark", "serve"}, False),
+    ({"benchmark", "plan", "serve"}, False),
     ({"cli"}, False),
 ]
 RANK = {name: rank for rank, (names, _) in enumerate(LAYERS) for name in names}

@@ -21,6 +21,7 @@ from medfinder.cli import (
     listing,
     mcp,
     phantom,
+    plan,
     review,
     search,
     serve,
@@ -77,6 +78,7 @@ for module in (
     findings,
     translate,
     phantom,
+    plan,
     listing,
 ):
     module.register(app)

@@ -1,0 +1,173 @@
+"""What one study and one vector cost: figures measured on one machine, and where they came from.
+
+``costs.json`` holds those of the machine in its ``machine``, written by ``benchmarks/cost_model.py``;
+`medfinder.plan.measure` makes those of another. A CPU-second is a second of one busy core.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from medfinder.config import from_dict
+from medfinder.errors import ConfigError, InputError
+from medfinder.registry import unknown
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StudyCosts:
+    """What one study costs on the way from an archive to rows of an index.
+
+    Attributes:
+        encoder: Of the volumes, and ``+`` of the reports.
+        n: Studies measured.
+        mvoxels: Million voxels of a study, mean.
+        inspect_s: Curate: read and check the volume; grows with voxels.
+        words_s: Curate: all else, above all the report.
+        curate_start_s: Curate: once a run.
+        read_s: Index: read the volume again; grows with voxels.
+        preprocess_s: Index: to the encoder's input; grows with voxels.
+        embed_s: Index: the volume's vector.
+        text_s: Index: the report's vectors.
+        commit_s: Index: the row in the table.
+        index_start_s: Index: once a worker, above all loading the encoders.
+        dims: Lengths of the vectors of a study.
+        curated_bytes: Of a study in ``studies.parquet`` and the ledger.
+        row_bytes: Of a study in the index's table, without vectors.
+        worker_mib: Peak memory of a worker.
+    """
+
+    encoder: str = ""
+    n: int = 0
+    mvoxels: float = 0.0
+    inspect_s: float = 0.0
+    words_s: float = 0.0
+    curate_start_s: float = 0.0
+    read_s: float = 0.0
+    preprocess_s: float = 0.0
+    embed_s: float = 0.0
+    text_s: float = 0.0
+    commit_s: float = 0.0
+    index_start_s: float = 0.0
+    dims: tuple[int, ...] = ()
+    curated_bytes: float = 0.0
+    row_bytes: float = 0.0
+    worker_mib: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VectorCosts:
+    """What finishing and serving a column costs, fitted to several sizes.
+
+    Finishing n vectors takes ``fixed_s + n * each_s + n**2 * pair_s`` CPU-seconds: partitions grow in
+    number with n, and each vector is compared with each centroid.
+
+    Attributes:
+        dim: Of the vectors measured; costs grow with it.
+        sizes: Numbers of vectors fitted.
+        fixed_s: Whatever the number.
+        each_s: A vector.
+        pair_s: A vector and another.
+        cores_used: CPU-seconds a second of the clock, of a machine with `cores`.
+        cores: Cores of that machine.
+        derived_bytes: On disk, a vector, beside the table's own 4 a number.
+        peak_bytes: Of memory while finishing, a vector.
+        serve_bytes: Of memory of a reader, a vector; vectors themselves stay on disk.
+        serve_mib: Of memory of a reader, whatever the number.
+    """
+
+    dim: int = 512
+    sizes: tuple[int, ...] = ()
+    fixed_s: float = 0.0
+    each_s: float = 0.0
+    pair_s: float = 0.0
+    cores_used: float = 1.0
+    cores: int = 1
+    derived_bytes: float = 0.0
+    peak_bytes: float = 0.0
+    serve_bytes: float = 0.0
+    serve_mib: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuCosts:
+    """What one GPU does a second.
+
+    Attributes:
+        device: What was measured.
+        network: Of which recipe, input and precision.
+        volumes_per_s: Embedded, read and preprocessed before.
+        train_studies_per_s: Trained on.
+        assumed: Why the figures hold for another device than the one measured; "" where it was.
+    """
+
+    device: str = ""
+    network: str = ""
+    volumes_per_s: float = 0.0
+    train_studies_per_s: float = 0.0
+    assumed: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Costs:
+    """All that a plan is made from.
+
+    Attributes:
+        machine: Whose figures these are.
+        study: Of a study.
+        vector: Of a vector.
+        gpus: By the name that ``--gpu`` takes.
+        efficiency: Of each further worker: rate of two workers over twice the rate of one.
+    """
+
+    machine: str = ""
+    study: StudyCosts = dataclasses.field(default_factory=StudyCosts)
+    vector: VectorCosts = dataclasses.field(default_factory=VectorCosts)
+    gpus: Mapping[str, GpuCosts] = dataclasses.field(default_factory=dict)
+    efficiency: float = 1.0
+
+    def gpu(self, name: str) -> GpuCosts:
+        """Return the figures of a GPU.
+
+        Raises:
+            UnknownName: None were measured.
+        """
+        from medfinder.errors import UnknownName
+
+        if name not in self.gpus:
+            raise UnknownName(unknown("GPU with measured figures", name, sorted(self.gpus)))
+        return self.gpus[name]
+
+
+def load_costs(path: str | Path | None = None) -> Costs:
+    """Read costs; None for those that ship, of the machine they name.
+
+    Raises:
+        InputError: There is no such file.
+        ConfigError: It does not hold costs.
+    """
+    try:
+        text = (
+            (files("medfinder.plan") / "costs.json").read_text(encoding="utf-8")
+            if path is None
+            else Path(path).read_text(encoding="utf-8")
+        )
+    except OSError:
+        raise InputError(
+            f"There is no costs file at {str(path)!r}. Make one with 'medfinder plan --measure'.",
+            rule="no-costs",
+        ) from None
+    try:
+        values: dict[str, Any] = json.loads(text)
+        gpus = {name: from_dict(GpuCosts, said) for name, said in values.pop("gpus", {}).items()}
+        made = from_dict(Costs, {k: v for k, v in values.items() if v is not None})
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"The costs file cannot be read: {error}. Make it anew.") from None
+    return dataclasses.replace(made, gpus=gpus)
+
+
+def save_costs(costs: Costs, path: Path) -> None:
+    """Write costs as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", encoding="utf-8")
