@@ -1,0 +1,122 @@
+"""Faults on purpose: what was tried, what survived, what was lost, what was there twice.
+
+Each row is a real process and a real fault (`tests/faults`, which runs the same at small counts).
+Every row is kept as soon as it is counted, so that a run may be stopped at any moment::
+
+    python benchmarks/faults.py kills --what curate --n 200
+    python benchmarks/faults.py fuzz --what nifti --n 5000
+    python benchmarks/faults.py table
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from record import table, write_result  # noqa: E402
+
+SEED = 6
+HOME = Path(os.environ.get("FAULTS_HOME", Path(tempfile.gettempdir()) / "medfinder-faults"))
+COUNTS = ("tried", "survived", "lost", "double", "wrong", "unnoticed")
+
+
+def kills(options: argparse.Namespace) -> None:
+    """Kill a stage, or the service, at random moments."""
+    from faults import kills, service
+    from faults.stages import make_inputs, warm_up
+
+    warm_up()
+    work = HOME / f"work-{options.what}"
+    work.mkdir(parents=True, exist_ok=True)
+    inputs = make_inputs(work / "inputs")
+    if options.what in ("serve", "ingest"):
+        service.kill_service(
+            inputs, work, options.n, options.seed, ingests=options.what == "ingest", keep=keep
+        )
+    else:
+        kills.kill_stage(
+            options.what,
+            inputs,
+            work,
+            options.n,
+            options.seed,
+            updates=options.what == "index",
+            keep=keep,
+        )
+
+
+def keep(row: Any) -> None:
+    """Keep a row as far as it has come."""
+    row.write(HOME / "rows")
+
+
+def fuzz(options: argparse.Namespace) -> None:
+    """Feed mutated inputs to the real readers."""
+    from faults import mutants
+
+    mutants.fuzz(
+        options.what, options.n, options.seed, HOME / f"found-{options.what}", options.workers, keep
+    )
+
+
+def damage(options: argparse.Namespace) -> None:
+    """Cut files short and flip their bits."""
+    from faults import damage
+    from faults.stages import make_inputs, warm_up
+
+    warm_up()
+    work = HOME / "work-damage"
+    work.mkdir(parents=True, exist_ok=True)
+    inputs = make_inputs(work / "inputs")
+    damage.damage_all(inputs, work, options.n, options.seed, options.what, keep)
+
+
+def soak(options: argparse.Namespace) -> None:
+    """Ask and send what a day asks and sends."""
+    from faults import service
+    from faults.stages import make_inputs, warm_up
+
+    warm_up()
+    work = HOME / "work-soak"
+    work.mkdir(parents=True, exist_ok=True)
+    service.soak(make_inputs(work / "inputs"), work, options.n, options.seed, keep)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print the table, and write it with all that is known of each row."""
+    rows = [json.loads(path.read_text()) for path in sorted((HOME / "rows").glob("*.json"))]
+    print(table([{"fault": r["fault"], "to": r["to"], **{c: r[c] for c in COUNTS}} for r in rows]))
+    write_result(
+        "faults",
+        {"rows": rows, "total": {c: sum(r[c] for r in rows) for c in COUNTS}},
+        seeds=[SEED],
+        notes="Stages run in processes that are forked after the imports, their workers too, so that "
+        "a kill costs no imports; encoders are small ones. 'survived' counts refusals with a clear "
+        "error; 'unnoticed' files have no checksum and were taken as they were.",
+    )
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", choices=("kills", "fuzz", "damage", "soak", "table"))
+    parser.add_argument("--what", default="", help="a stage, a kind of input or of file")
+    parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    parts = {"kills": kills, "fuzz": fuzz, "damage": damage, "soak": soak, "table": show}
+    with contextlib.suppress(KeyboardInterrupt):
+        parts[options.part](options)
+
+
+if __name__ == "__main__":
+    main()

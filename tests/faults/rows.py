@@ -1,0 +1,55 @@
+"""A line of the table of faults."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Row:
+    """A line of the table of faults.
+
+    Attributes:
+        fault: What was done.
+        to: To what.
+        tried: How often.
+        survived: The outcome was right, or refused with a clear error where that is right.
+        lost: Something acknowledged or finished was gone, or a run did not go on.
+        double: Something was there twice.
+        wrong: Anything else that should not be: another artifact, a crash, a hang.
+        unnoticed: A file was damaged, and what has no checksum was taken as it is.
+        notes: Of failures, the first few.
+    """
+
+    fault: str
+    to: str
+    tried: int = 0
+    survived: int = 0
+    lost: int = 0
+    double: int = 0
+    wrong: int = 0
+    unnoticed: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, outcome: str, note: str = "", n: int = 1) -> None:
+        """Count an outcome: "survived", or "survived: by a refusal" to tell kinds apart."""
+        kind, _, detail = outcome.partition(": ")
+        self.tried += n
+        setattr(self, kind, getattr(self, kind) + n)
+        if detail:
+            self.outcomes[detail] = self.outcomes.get(detail, 0) + n
+        if kind != "survived" and len(self.notes) < 20:
+            self.notes.append(f"{outcome} {note}"[:1500])
+
+    @property
+    def failed(self) -> int:
+        """How often it went wrong."""
+        return self.lost + self.double + self.wrong
+
+    def write(self, folder: Path) -> None:
+        """Keep what has been found so far."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{self.fault} {self.to}".replace(" ", "-").replace("/", "-")
+        (folder / f"{name}.json").write_text(json.dumps(asdict(self), indent=2))
