@@ -151,8 +151,8 @@ def test_a_second_run_reads_only_what_is_new(
     seen: list[str] = []
     real = module.inspect_all
 
-    def spy(todo, check, workers):  # type: ignore[no-untyped-def]
-        for ref, found in real(todo, check, workers):
+    def spy(todo, check, engine):  # type: ignore[no-untyped-def]
+        for ref, found in real(todo, check, engine):
             seen.append(ref.item)
             yield ref, found
 

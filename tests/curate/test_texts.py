@@ -1,6 +1,8 @@
 from medfinder.curate.texts import ReadText, TextConfig, Words, read_text, read_texts
 from medfinder.phantom.case import sample_case
 from medfinder.phantom.wording import word
+from medfinder.scale.here import Here
+from medfinder.scale.processes import Processes
 
 CONFIG = TextConfig()
 LONG = (
@@ -151,6 +153,6 @@ def test_many_processes_read_what_one_does_in_the_same_order() -> None:
         (str(seed), Words(word(sample_case(seed), seed, "es" if seed % 2 else "en")))
         for seed in range(400)
     ]
-    one = list(read_texts(items, CONFIG, 1))
-    assert list(read_texts(iter(items), CONFIG, 2)) == one
+    one = list(read_texts(items, CONFIG, Here()))
+    assert list(read_texts(iter(items), CONFIG, Processes(2))) == one
     assert [name for name, _ in one] == [name for name, _ in items]

@@ -16,7 +16,7 @@ from medfinder.errors import InputError, MissingExtra
 from medfinder.scale.engine import Step
 from medfinder.scale.line import threads
 from medfinder.studies import read_studies
-from medfinder.volume.read import read_study
+from medfinder.volume.read import VolumeRef, read_study
 from stubs.encoders import GridEncoder
 
 
@@ -67,6 +67,19 @@ def die_until(folder: Path, times: int, bad: int, item: int) -> int:
         if len(list(folder.glob(f"{item}-*"))) <= times:
             os.kill(os.getpid(), signal.SIGKILL)
     return 2 * item
+
+
+def die_at_row(folder: Path, times: int, row: int, job: tuple[int, Any]) -> tuple[int, Any]:
+    """Hand a job of training's on; be killed at one row the first times that it is tried."""
+    die_until(folder, times, row, job[0])
+    return job
+
+
+def die_at_item(item: str, job: Any) -> Any:
+    """Hand on what is inspected or copied; be killed at one volume's inspection."""
+    if isinstance(job, VolumeRef) and job.item == item:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job
 
 
 def fail_until(folder: Path, times: int, bad: int, item: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,14 @@ import pytest
 
 from medfinder.errors import ArtifactError, ConfigError, InputError
 from medfinder.records import Finding, Report, Study
+from medfinder.scale.engine import Step
+from medfinder.scale.processes import Processes
 from medfinder.train import dataset as module
 from medfinder.train.dataset import JOURNAL, VOLUMES, TrainingSet, prepare_set, split_of
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.preprocess import PreprocessConfig, preprocess
 from medfinder.volume.read import read_study, read_volume
+from stubs import scaled
 from stubs.cases import block
 from stubs.training import phantoms
 
@@ -166,25 +168,35 @@ def test_several_processes_make_the_same_bytes(studies: list[Study], tmp_path: P
     assert one.study_ids == two.study_ids
 
 
-def test_a_process_that_is_ended_from_outside_is_said(
-    studies: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Killing:
+    """Processes of which one is killed at a row: the first so many times."""
+
+    def __init__(self, notes: Path, times: int) -> None:
+        self.notes, self.times = notes, times
+
+    def map(self, items: Any, steps: Sequence[Step], **options: Any) -> Any:
+        kill = scaled.step(scaled.die_at_row, self.notes, self.times, 2)
+        return Processes(2).map(items, [kill, *steps], **options)
+
+
+def test_a_process_that_is_ended_from_outside_is_replaced(
+    studies: list[Study], tmp_path: Path
 ) -> None:
-    class Broken:
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
+    one = prepared(studies, tmp_path / "one")
+    (tmp_path / "notes").mkdir()
+    two = prepared(studies, tmp_path / "two", engine=Killing(tmp_path / "notes", 2))
+    np.testing.assert_array_equal(one.volumes, two.volumes)
+    assert two.rejections == ()
+    assert len(list((tmp_path / "notes").iterdir())) == 3
 
-        def __enter__(self) -> "Broken":
-            return self
 
-        def __exit__(self, *_: Any) -> None:
-            pass
-
-        def map(self, *_: Any, **__: Any) -> Any:
-            raise BrokenProcessPool
-
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Broken)
+def test_a_process_that_is_ended_from_outside_again_and_again_is_said(
+    studies: list[Study], tmp_path: Path
+) -> None:
+    (tmp_path / "notes").mkdir()
     with pytest.raises(ArtifactError, match=r"ended from outside, .* goes on where it stopped"):
-        prepared(studies, tmp_path, workers=2)
+        prepared(studies, tmp_path, engine=Killing(tmp_path / "notes", 9))
+    assert len(prepared(studies, tmp_path)) == 5
 
 
 def test_a_volume_that_cannot_be_read_is_a_rejection(studies: list[Study], tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ _Card = Annotated[
     typer.Option("--card/--no-card", help="Write card.md and card.html: what the dataset holds."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+_Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Read and copy on a Ray cluster: auto (this machine's, or that of RAY_ADDRESS), local "
+        "(started for this run), or an address. Its machines see the same files."
+    ),
+]
 _Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 _Fhir = Annotated[
     str | None,
@@ -72,6 +79,7 @@ def folder(
     config: _Config = None,
     set_: _Set = None,
     card: _Card = True,
+    ray: _Ray = None,
     json_: _Json = False,
 ) -> None:
     """Curate a folder of CTs, with or without reports.
@@ -85,7 +93,7 @@ def folder(
     from medfinder.curate.sources.folder import FolderSource
 
     source = _reported(FolderSource(root, reports, text), fhir, sr)
-    _run(source, out, translate, config, set_ or (), card, json_)
+    _run(source, out, translate, config, set_ or (), card, json_, ray)
 
 
 def bimcv(
@@ -97,6 +105,7 @@ def bimcv(
     config: _Config = None,
     set_: _Set = None,
     card: _Card = True,
+    ray: _Ray = None,
     json_: _Json = False,
 ) -> None:
     """Curate the raw BIMCV-COVID19 tree: CT out of CT, CR and DX, with its tables of labels.
@@ -108,7 +117,7 @@ def bimcv(
     """
     from medfinder.curate.sources.bimcv import BimcvSource
 
-    _run(BimcvSource(root), out, translate, config, set_ or (), card, json_)
+    _run(BimcvSource(root), out, translate, config, set_ or (), card, json_, ray)
 
 
 def bimcv_r(
@@ -132,6 +141,7 @@ def bimcv_r(
     config: _Config = None,
     set_: _Set = None,
     card: _Card = True,
+    ray: _Ray = None,
     json_: _Json = False,
 ) -> None:
     """Curate the published BIMCV-R: its table, with or without the volumes.
@@ -150,7 +160,7 @@ def bimcv_r(
             f"got {'both' if table_only else 'neither'}. Give one of them."
         )
     source = BimcvRSource(table, volumes, every_volume=every_volume, split=split)
-    _run(source, out, translate, config, set_ or (), card, json_)
+    _run(source, out, translate, config, set_ or (), card, json_, ray)
 
 
 def ct_rate(
@@ -162,6 +172,7 @@ def ct_rate(
     config: _Config = None,
     set_: _Set = None,
     card: _Card = True,
+    ray: _Ray = None,
     json_: _Json = False,
 ) -> None:
     """Curate CT-RATE: volumes, reports, the 18 labels and the scanner's metadata.
@@ -173,7 +184,7 @@ def ct_rate(
     """
     from medfinder.curate.sources.ct_rate import CtRateSource
 
-    _run(CtRateSource(root), out, translate, config, set_ or (), card, json_)
+    _run(CtRateSource(root), out, translate, config, set_ or (), card, json_, ray)
 
 
 def merlin(
@@ -186,6 +197,7 @@ def merlin(
     config: _Config = None,
     set_: _Set = None,
     card: _Card = True,
+    ray: _Ray = None,
     json_: _Json = False,
 ) -> None:
     """Curate Merlin: abdominal CTs, and their reports in a spreadsheet.
@@ -194,7 +206,7 @@ def merlin(
     """
     from medfinder.curate.sources.merlin import MerlinSource
 
-    _run(MerlinSource(root, reports), out, translate, config, set_ or (), card, json_)
+    _run(MerlinSource(root, reports), out, translate, config, set_ or (), card, json_, ray)
 
 
 def dicomweb(
@@ -234,6 +246,7 @@ def dicomweb(
     config: _Config = None,
     set_: _Set = None,
     card: _Card = True,
+    ray: _Ray = None,
     json_: _Json = False,
 ) -> None:
     """Retrieve CT studies from a PACS and curate them, with the Structured Reports it has.
@@ -255,7 +268,7 @@ def dicomweb(
     download = download or out.with_name(f"{out.name}-pacs")
     pacs = DicomwebSource(url, download, query, reports, text)
     source = _reported(pacs, fhir, sr, pacs.accession)
-    _run(source, out, translate, config, set_ or (), card, json_)
+    _run(source, out, translate, config, set_ or (), card, json_, ray)
 
 
 def _day(text: str | None) -> date | None:
@@ -318,16 +331,18 @@ def _run(
     set_: Sequence[str],
     card: bool,
     json_: bool,
+    ray: str | None,
 ) -> None:
     """Curate what any source gives, and print what came of it."""
     from medfinder.artifact import read_manifest
     from medfinder.config import load_config
     from medfinder.curate.curate import CurateConfig, curate
+    from medfinder.scale.choose import open_engine
 
     settings = load_config(CurateConfig, config, set_, section="curate")
     translator = _translator(translate) if translate else None
-    with progress("Reading volumes") as advance:
-        made = curate(source, out, settings, advance, translator)
+    with open_engine(ray=ray) as engine, progress("Reading volumes") as advance:
+        made = curate(source, out, settings, advance, translator, engine)
     if card:
         from medfinder.curate.card import write_card
 

@@ -42,6 +42,20 @@ def index(
         Path | None,
         typer.Option(help="Folder that keeps preprocessed volumes for the next encoder."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that read and embed; 0 for one a core, this one alone if not given. "
+            "With --ray, workers of the cluster; as many as it has room for if not given."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Embed on a Ray cluster: auto (this machine's, or that of RAY_ADDRESS), local "
+            "(started for this run), or an address. Its machines see the same files."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Embed every study and make it searchable.
@@ -51,10 +65,14 @@ def index(
     A run that was stopped goes on where it stopped; a second run embeds only what is new or
     changed, and drops what the studies no longer hold. With --add nothing is dropped: several
     folders of studies become one index.
+
+    A study that takes its worker down is tried again, and rejected when it does so every time; its
+    report stays. --workers and --ray change nothing but the time.
     """
+    from medfinder.scale.choose import open_engine
     from medfinder.search.build import build_index
 
-    with progress("Embedding volumes") as advance:
+    with open_engine(workers, ray) as engine, progress("Embedding volumes") as advance:
         made = build_index(
             studies,
             out,
@@ -63,6 +81,7 @@ def index(
             keep_regions=regions,
             keep_others=add,
             cache=cache,
+            engine=engine,
             progress=advance,
         )
     if json_:

@@ -1,16 +1,15 @@
 """The volumes that were kept → de-identified copies, so that a dataset can leave its archive."""
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 from medfinder.curate.deidentify import Removed, write_volume_copy
 from medfinder.curate.deidentify_dicom import deidentify_series
-from medfinder.errors import ArtifactError, InputError, MedFinderError
+from medfinder.errors import InputError, MedFinderError
+from medfinder.scale.engine import Engine, Failure, Step
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import VolumeRef, read_ref
 
@@ -64,7 +63,7 @@ class Refused:
 
 
 def copy_volumes(
-    jobs: Iterable[CopyJob], workers: int
+    jobs: Iterable[CopyJob], engine: Engine
 ) -> Iterator[tuple[CopyJob, Removed | Refused]]:
     """Write every copy, in order; each appears whole or not at all, over what was there before.
 
@@ -72,31 +71,23 @@ def copy_volumes(
         Each job, and what the headers lost; or why there is no copy.
 
     Args:
-        workers: Processes, at least one.
+        engine: Who writes them.
 
     Raises:
-        ArtifactError: A process was ended from outside, for memory it may be.
         OSError: The copies' folder cannot be written to, or is full.
     """
-    waiting = iter(jobs)
-    if workers == 1:
-        for job in waiting:
-            yield job, _copy(job)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            for chunk in _chunks(waiting, 4 * workers):
-                yield from zip(chunk, pool.map(_copy, chunk), strict=True)
-        except BrokenProcessPool:
-            raise ArtifactError(
-                "A process that writes copies was ended from outside: there may be too little memory. "
-                "Run the same command again with fewer workers (--set workers=1); it goes on."
-            ) from None
+    with contextlib.closing(engine.map(jobs, [Step(_copier)])) as stream:
+        for job, removed in stream:
+            if not isinstance(removed, Failure):
+                yield job, removed
+            elif isinstance(removed.error, OSError):
+                raise removed.error
+            else:
+                yield job, Refused(removed.rule, removed.reason)
 
 
-def _chunks(jobs: Iterator[CopyJob], size: int) -> Iterator[list[CopyJob]]:
-    while chunk := [job for _, job in zip(range(size), jobs, strict=False)]:
-        yield chunk
+def _copier() -> Callable[[CopyJob], Removed | Refused]:
+    return _copy
 
 
 def _copy(job: CopyJob) -> Removed | Refused:

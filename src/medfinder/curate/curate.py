@@ -51,6 +51,9 @@ from medfinder.curate.texts import ReadText, TextConfig, Words, read_texts
 from medfinder.errors import ConfigError, InputError, MedFinderError
 from medfinder.records import Doubt, Rejection, Study
 from medfinder.report.translate import TranslateConfig, Translator, translate_all
+from medfinder.scale.engine import Engine
+from medfinder.scale.here import Here
+from medfinder.scale.processes import Processes
 from medfinder.studies import (
     stream_doubts,
     stream_refused,
@@ -130,6 +133,7 @@ def curate(
     config: CurateConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
     translator: Translator | None = None,
+    engine: Engine | None = None,
 ) -> Curated:
     """Read, check and pair everything `source` holds, and write the dataset to `out`.
 
@@ -139,6 +143,8 @@ def curate(
     Args:
         progress: Called with (done, total) after each volume.
         translator: Makes English of reports that have none, or none that passes its checks.
+        engine: Who reads volumes and reports and writes copies; None for processes of this machine,
+            as many as `config` says. Nothing else depends on it.
 
     Raises:
         InputError: Nothing usable was found; ``rejections.parquet`` is written all the same.
@@ -150,7 +156,7 @@ def curate(
     out.mkdir(parents=True, exist_ok=True)
     key = config_hash(config.check) + medfinder.__version__
     with Ledger(out, key) as ledger:
-        run = _Run(source, out, config, ledger)
+        run = _Run(source, out, config, ledger, engine)
         run.find()
         run.inspect(progress)
         run.pair()
@@ -172,12 +178,22 @@ def curate(
 class _Run:
     """One run: each method is one step, and reads and writes the ledger."""
 
-    def __init__(self, source: Source, out: Path, config: CurateConfig, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        source: Source,
+        out: Path,
+        config: CurateConfig,
+        ledger: Ledger,
+        engine: Engine | None = None,
+    ) -> None:
         self.source = source
         self.out = out
         self.config = config
         self.ledger = ledger
+        self.engine = engine
         self.workers = config.workers or os.cpu_count() or 1
+        here = Here() if self.workers == 1 else Processes(self.workers)
+        self.own_engine: Engine = engine or here  # of what no damaged file brings down
         for unfinished in out.glob(".*.parquet.*.tmp"):  # what a killed run left
             unfinished.unlink(missing_ok=True)
 
@@ -258,10 +274,10 @@ class _Run:
         first = next(waiting, None)
         if first is None:
             return
-        # No more processes than volumes that are likely left.
-        workers = min(self.workers, max(1, total - n_done))
+        # A decoder may take its process down, so that even one worker is another process.
+        engine = self.engine or Processes(self.workers)
         for volume, seen in inspect_all(
-            itertools.chain([first], waiting), self.config.check, workers
+            itertools.chain([first], waiting), self.config.check, engine
         ):
             self.ledger.keep_inspected(volume.item, marks.pop(volume.item), seen)
             n_done += 1
@@ -481,7 +497,7 @@ class _Run:
                 yield json.dumps([study_id, patient_id, n, facts.split]), words
 
         def studies() -> Iterator[tuple[Any, ...]]:
-            for name, read in read_texts(items(), config, self.workers):
+            for name, read in read_texts(items(), config, self.own_engine):
                 study_id, patient_id, n, split = json.loads(name)
                 present = dict.fromkeys(f.name for f in read.findings if f.status == "present")
                 found = json.dumps(list(present))
@@ -758,7 +774,7 @@ class _Run:
                 yield job
 
         wanted = jobs() if self.config.copy != "none" else iter(())
-        for job, removed in copy_volumes(wanted, self.workers):
+        for job, removed in copy_volumes(wanted, self.own_engine):
             if isinstance(removed, Refused):
                 self._without_study(job.study_id, removed)
                 del paths[job.study_id], marks[job.target.name]

@@ -1,17 +1,17 @@
-"""Volumes → what a study needs of them, in worker processes that may fall without the run's falling."""
+"""Volumes → what a study needs of them, by workers that may fall without the run's falling."""
 
 import base64
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 from medfinder.curate.deidentify_dicom import burned_in_risk, known_strings
 from medfinder.curate.similar import thumbnail
-from medfinder.errors import InputError, MedFinderError
+from medfinder.errors import MedFinderError
+from medfinder.scale.engine import Engine, Failure, Step, may_pass
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import VolumeRef, read_ref
 
@@ -28,6 +28,9 @@ def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
         names and numbers of persons in the header, by which a report is de-identified;
         ``burned_in`` says why pixels may name somebody, or is null; ``sketch`` is the `thumbnail`, base64 of
         little-endian int16.
+
+    Raises:
+        OSError, MemoryError: What may be otherwise another time.
     """
     try:
         volume = read_ref(ref, check)
@@ -44,9 +47,9 @@ def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
         }
     except MedFinderError as error:
         return {"rule": getattr(error, "rule", "unreadable"), "reason": str(error)}
-    except MemoryError:
-        return {"rule": "out-of-memory", "reason": "The volume does not fit in memory."}
     except Exception as error:  # a decoder's own failure is this item's, not the run's
+        if may_pass(error):
+            raise
         return {
             "rule": "unreadable",
             "reason": f"The decoder failed with {type(error).__name__}: export the series again.",
@@ -88,81 +91,34 @@ def fingerprint(ref: VolumeRef) -> str:
 
 
 def inspect_all(
-    todo: Iterable[VolumeRef], check: CheckConfig, workers: int
+    todo: Iterable[VolumeRef], check: CheckConfig, engine: Engine
 ) -> Iterator[tuple[VolumeRef, Mapping[str, Any]]]:
-    """Inspect in worker processes, a bounded number at once, in order of completion.
-
-    A decoder that takes its process down takes only its own item: what was in flight is tried
-    again, each in a process of its own, and the one that falls again is rejected.
+    """Inspect many volumes, in order of completion.
 
     Args:
-        workers: Processes, at least one.
+        engine: One whose workers may fall: a decoder that takes its process down is tried again,
+            and rejected when it does so every time.
 
     Raises:
         InputError: Processes cannot even start (rule ``no-workers``).
     """
-    waiting = iter(todo)
-    suspects: list[VolumeRef] = []
-    exhausted = False
-    while not exhausted:
-        exhausted = True
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            flying: dict[Future[dict[str, Any]], VolumeRef] = {}
-            broken = False
-            while not broken:
-                for ref in waiting:
-                    try:
-                        future = pool.submit(inspect, ref, check)
-                    except BrokenProcessPool:
-                        suspects.append(ref)
-                        broken = True
-                        break
-                    flying[future] = ref
-                    if len(flying) >= 2 * workers:
-                        break
-                if broken or not flying:
-                    break
-                done, _ = wait(flying, return_when=FIRST_COMPLETED)
-                for future in done:
-                    ref = flying.pop(future)
-                    try:
-                        yield ref, future.result()
-                    except BrokenProcessPool:
-                        suspects.append(ref)
-                        broken = True
-            if broken:
-                _check_workers()
-                suspects += flying.values()
-                exhausted = False
-        yield from _alone(suspects, check)
-        suspects = []
+    step = Step(partial(partial, _inspect, check))
+    with contextlib.closing(engine.map(todo, [step], ordered=False)) as stream:
+        for ref, seen in stream:
+            yield ref, _told(seen) if isinstance(seen, Failure) else seen
 
 
-def _check_workers() -> None:
-    """Tell processes that fall because of an item from processes that cannot even start."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            pool.submit(os.getpid).result()
-        except BrokenProcessPool:
-            raise InputError(
-                "Worker processes cannot start. In a script, call this below "
-                "\"if __name__ == '__main__':\", and run the script from a file.",
-                rule="no-workers",
-            ) from None
+def _inspect(check: CheckConfig, ref: VolumeRef) -> dict[str, Any]:
+    return inspect(ref, check)
 
 
-def _alone(
-    suspects: Iterable[VolumeRef], check: CheckConfig
-) -> Iterator[tuple[VolumeRef, Mapping[str, Any]]]:
-    for ref in suspects:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            try:
-                yield ref, pool.submit(inspect, ref, check).result()
-            except BrokenProcessPool:
-                yield (
-                    ref,
-                    {
-                        "rule": "decoder-crash",
-                        "reason": "The decoder crashed on this item, twice: the file is damaged.",
-                    },
-                )
+def _told(failure: Failure) -> dict[str, Any]:
+    if failure.rule == "worker-died":
+        times = f"{failure.attempts} times"
+        return {
+            "rule": "decoder-crash",
+            "reason": f"The decoder crashed on this item, {times}: the file is damaged.",
+        }
+    if failure.rule == "out-of-memory":
+        return {"rule": "out-of-memory", "reason": "The volume does not fit in memory."}
+    return {"rule": "unreadable", "reason": failure.reason}

@@ -6,11 +6,11 @@ its input. Knows no other study: what needs two of them is in `curate`.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 
 from medfinder.curate import rules
 from medfinder.curate.deidentify_text import deidentify_text
@@ -21,13 +21,14 @@ from medfinder.curate.labels import (
     label_unmentioned,
 )
 from medfinder.curate.similar import text_key
-from medfinder.errors import EmptyReport
+from medfinder.errors import ArtifactError, EmptyReport
 from medfinder.records import Finding, Language, Report
 from medfinder.report.clean import clean
 from medfinder.report.findings import extract_findings
 from medfinder.report.parse import parse_report
 from medfinder.report.translation_checks import check_translation
 from medfinder.report.vocabulary import vocabulary
+from medfinder.scale.engine import Engine, Failure, Step
 
 _TAG = re.compile(r"\[[A-Z]+\]")
 _CHUNK = 64
@@ -201,37 +202,33 @@ def _label_doubts(
 
 
 def read_texts(
-    items: Iterable[tuple[str, Words]], config: TextConfig, workers: int
+    items: Iterable[tuple[str, Words]], config: TextConfig, engine: Engine
 ) -> Iterator[tuple[str, ReadText]]:
-    """Read many studies' words, in order, in worker processes once they are worth starting.
+    """Read many studies' words, in order, by workers once they are worth starting.
 
     Args:
         items: (any name, words) of each; taken a bounded number at a time.
-        workers: Processes, at least one.
+        engine: Who reads all but the first.
+
+    Raises:
+        ArtifactError: A worker was ended from outside, again and again, for memory it may be.
     """
     waiting = iter(items)
-    first = _chunk(waiting, _ALONE)
-    yield from _read_chunk(first, config)
-    chunk = _chunk(waiting, _CHUNK) if len(first) == _ALONE else []
-    if not chunk:
-        return
-    if workers == 1:
-        while chunk:
-            yield from _read_chunk(chunk, config)
-            chunk = _chunk(waiting, _CHUNK)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        flying: list[Future[list[tuple[str, ReadText]]]] = []
-        while chunk or flying:
-            while chunk and len(flying) < 3 * workers:
-                flying.append(pool.submit(_read_chunk, chunk, config))
-                chunk = _chunk(waiting, _CHUNK)
-            yield from flying.pop(0).result()
+    for name, words in itertools.islice(waiting, _ALONE):
+        yield name, read_text(words, config)
+    step = Step(partial(partial, _read, config))
+    with contextlib.closing(engine.map(waiting, [step], chunk=_CHUNK)) as stream:
+        for (name, _), read in stream:
+            if not isinstance(read, Failure):
+                yield name, read
+            elif read.error is not None:
+                raise read.error
+            else:
+                raise ArtifactError(
+                    "A process that reads reports was ended from outside: there may be too little "
+                    "memory. Run the same command again with fewer workers (--set workers=1)."
+                )
 
 
-def _chunk(items: Iterator[tuple[str, Words]], n: int) -> list[tuple[str, Words]]:
-    return [item for _, item in zip(range(n), items, strict=False)]
-
-
-def _read_chunk(chunk: list[tuple[str, Words]], config: TextConfig) -> list[tuple[str, ReadText]]:
-    return [(name, read_text(words, config)) for name, words in chunk]
+def _read(config: TextConfig, item: tuple[str, Words]) -> ReadText:
+    return read_text(item[1], config)

@@ -5,22 +5,14 @@ from collections.abc import Iterator
 
 from medfinder.errors import ConfigError
 from medfinder.scale.engine import Engine
-from medfinder.scale.here import Here
-from medfinder.scale.processes import Processes
-
-RAY_HELP = (
-    "Work on a Ray cluster: auto (the one of this machine or of RAY_ADDRESS), local (one that is "
-    "started here for the run), or an address. It must see the same files at the same paths."
-)
-WORKERS_HELP = "Processes; 0 for one a core. With --ray, workers of the cluster; 0 for all it has."
 
 
 @contextlib.contextmanager
-def open_engine(workers: int = 1, ray: str | None = None) -> Iterator[Engine]:
-    """Give an engine for the time of a run.
+def open_engine(workers: int | None = None, ray: str | None = None) -> Iterator[Engine | None]:
+    """Give an engine for the time of a run; None where the stage's own process does the work.
 
     Args:
-        workers: 1 for this process, without others; 0 for one a core, or of Ray all there is.
+        workers: 0 for one a core, or of Ray all there is room for; None for 1, of Ray all.
         ray: The cluster's address, see `RayCluster`; None for this machine alone.
 
     Raises:
@@ -28,12 +20,16 @@ def open_engine(workers: int = 1, ray: str | None = None) -> Iterator[Engine]:
         MissingExtra: Ray was asked for and is not installed.
         InputError: There is no such cluster.
     """
-    if workers < 0:
+    if workers is not None and workers < 0:
         raise ConfigError(f"--workers is {workers}; expected 0 (all cores) or more.")
-    if ray is None:
-        yield Here() if workers == 1 else Processes(workers)
-        return
-    from medfinder.scale.ray_cluster import RayCluster
+    if ray is not None:
+        from medfinder.scale.ray_cluster import RayCluster
 
-    with RayCluster(ray, workers=workers) as cluster:
-        yield cluster
+        with RayCluster(ray, workers=workers or 0) as cluster:
+            yield cluster
+    elif workers is None or workers == 1:
+        yield None
+    else:
+        from medfinder.scale.processes import Processes
+
+        yield Processes(workers)

@@ -78,7 +78,7 @@ class Engine(Protocol):
         the generator stops the workers: hold it in `contextlib.closing`.
 
         An item is tried again where its worker died, or it raised an OSError or a MemoryError, which
-        may pass: the last time alone, while nothing else runs. Then it is a `Failure`. So is at once
+        may pass: the last time alone, while nothing else runs, where memory may be short. Then it is a `Failure`. So is at once
         whatever raised an InputError. Any other error is nobody's but the code's or the machine's (a
         full disk): it is raised here, and ends the run.
 
@@ -101,8 +101,10 @@ def may_pass(error: Exception) -> bool:
     """Tell whether another attempt may do better."""
     if isinstance(error, InputError):
         return False
-    if isinstance(error, OSError):
-        return error.errno not in _OF_THE_RUN
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    if isinstance(error, OSError):  # one without a number is a decoder's word for a damaged file
+        return error.errno is not None and error.errno not in _OF_THE_RUN
     return isinstance(error, MemoryError)
 
 

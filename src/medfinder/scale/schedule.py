@@ -5,8 +5,8 @@ One rule for every kind of worker; a `Crew` is what starts them, sends to them a
 - A worker has at most `DEPTH` units, so that it has the next one when it is done; whoever is idle
   comes first when few are left.
 - A worker's fall is the fault of the unit that it was at; those that waited behind it are dealt out
-  again. A unit of several items is taken apart. An item's last attempt is made alone, while nothing
-  else runs: what wants all the memory there is has it.
+  again. A unit of several items is taken apart. The last attempt at one that took its
+  worker down is made while nothing else runs: what wants all the memory there is has it.
 - At most `AHEAD` units a worker are read ahead of what was yielded.
 """
 
@@ -288,8 +288,9 @@ class Schedule:
                 continue
             pause = 0.0 if error is None else PAUSE_S * unit.attempt
             again = self._unit(((place, item),), unit.attempt + 1, pause)
+            is_short = error is None or isinstance(error, MemoryError)
             is_last = again.attempt >= self._attempts
-            (self._alone if is_last else self._waiting).appendleft(again)
+            (self._alone if is_short and is_last else self._waiting).appendleft(again)
 
 
 def scheduled(

@@ -5,16 +5,14 @@ is appended to a journal, so a run that is killed goes on where it stopped. Know
 batch.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,9 @@ import numpy.typing as npt
 from medfinder.config import config_hash
 from medfinder.errors import ArtifactError, ConfigError, InputError
 from medfinder.records import Finding, Rejection, Split, Study
+from medfinder.scale.engine import Engine, Failure, Step
+from medfinder.scale.here import Here
+from medfinder.scale.processes import Processes, n_cores
 from medfinder.studies import digest
 from medfinder.volume.cache import PREPROCESS_VERSION
 from medfinder.volume.checks import CheckConfig
@@ -172,6 +173,7 @@ def prepare_set(
     *,
     check: CheckConfig | None = None,
     workers: int = 0,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """Read and preprocess studies into one memory-mapped file; resumable.
@@ -183,6 +185,7 @@ def prepare_set(
         config: With a `size`.
         check: Limits that the volumes were curated with.
         workers: Processes; 0 for one a core.
+        engine: Who reads, in place of such processes; its workers write to `folder`.
         progress: Called with (done, total) after each study.
 
     Returns:
@@ -191,7 +194,7 @@ def prepare_set(
     Raises:
         ConfigError: `config` has no size.
         InputError: No study could be read.
-        ArtifactError: A process that read volumes was ended from outside.
+        ArtifactError: A process that read volumes was ended from outside, again and again.
     """
     if config.size is None:
         raise ConfigError("Setting preprocess.size is missing: training needs volumes of one size.")
@@ -207,9 +210,12 @@ def prepare_set(
         (place / JOURNAL).unlink(missing_ok=True)
         allocate(path, shape, config.dtype)
     todo = [i for i in range(len(studies)) if i not in seen]
+    if engine is None:
+        n_workers = min(workers or n_cores(), len(todo))
+        engine = Here() if n_workers <= 1 else Processes(n_workers)
     jobs = [(i, studies[i], str(path), config, check or CheckConfig()) for i in todo]
     with (place / JOURNAL).open("a", encoding="utf-8") as journal:
-        for n, entry in enumerate(_run(jobs, workers), 1):
+        for n, entry in enumerate(_run(jobs, engine), 1):
             journal.write(json.dumps(entry) + "\n")
             journal.flush()
             seen[entry["row"]] = entry
@@ -255,19 +261,21 @@ def _fill(job: _Job) -> dict[str, Any]:
     return {"row": row}
 
 
-def _run(jobs: list[_Job], workers: int) -> Iterator[dict[str, Any]]:
-    n = min(workers or len(os.sched_getaffinity(0)), len(jobs))
-    if n <= 1:
-        yield from map(_fill, jobs)
-        return
-    try:
-        with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(_fill, jobs, chunksize=max(1, min(16, len(jobs) // (4 * n))))
-    except BrokenProcessPool:
-        raise ArtifactError(
-            "A process that read volumes was ended from outside, perhaps for want of memory. Run "
-            "the same command again: it goes on where it stopped."
-        ) from None
+def _filler() -> Callable[[_Job], dict[str, Any]]:
+    return _fill
+
+
+def _run(jobs: list[_Job], engine: Engine) -> Iterator[dict[str, Any]]:
+    with contextlib.closing(engine.map(jobs, [Step(_filler)], ordered=False)) as stream:
+        for _, entry in stream:
+            if not isinstance(entry, Failure):
+                yield entry
+            else:  # these volumes were read when they were curated: the machine is to blame
+                raise ArtifactError(
+                    "A process that read volumes was ended from outside, perhaps for want of memory, "
+                    f"or its disk failed ({entry.rule}, tried {entry.attempts} times). Run the same "
+                    "command again: it goes on where it stopped."
+                )
 
 
 def allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
