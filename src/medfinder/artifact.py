@@ -18,6 +18,7 @@ __all__ = [
     "SCHEMA",
     "Manifest",
     "atomic_write",
+    "checksum",
     "manifest_hash",
     "read_manifest",
     "write_manifest",
@@ -65,7 +66,7 @@ def write_manifest(folder: Location, manifest: Manifest) -> None:
     It holds a checksum of itself, so that a damaged one is told from another.
     """
     fields = dataclasses.asdict(manifest)
-    text = json.dumps({**fields, "checksum": _checksum(fields)}, indent=2, sort_keys=True)
+    text = json.dumps({**fields, "checksum": checksum(fields)}, indent=2, sort_keys=True)
     with place_of(folder).write(MANIFEST) as file:
         file.write(text.encode() + b"\n")
 
@@ -107,7 +108,7 @@ def read_manifest(folder: Location, stage: str) -> Manifest:
         raise Mismatch(
             f"{name!r} has schema {manifest.schema}, this version reads {SCHEMA}. Run 'medfinder {stage}' again."
         )
-    if said is not None and said != _checksum(fields):
+    if said is not None and said != checksum(fields):
         raise Mismatch(
             f"The manifest of {name!r} cannot be read: it has changed since it was written. "
             f"Run 'medfinder {stage}' on it again."
@@ -115,5 +116,6 @@ def read_manifest(folder: Location, stage: str) -> Manifest:
     return manifest
 
 
-def _checksum(fields: Mapping[str, Any]) -> str:
+def checksum(fields: Mapping[str, Any]) -> str:
+    """Return 16 hex digits over what a record says, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

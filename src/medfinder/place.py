@@ -65,6 +65,10 @@ class Place(Protocol):
         """Open a file that appears, whole, when the block ends without error."""
         ...
 
+    def entry(self, name: str) -> Entry | None:
+        """Return the file's size and mark; None where it is not there."""
+        ...
+
     def mark(self, name: str) -> str | None:
         """Return what changes when the file is written again; None where it is not there."""
         ...
@@ -229,13 +233,18 @@ class FolderPlace:
         """As `Place` says."""
         return atomic_write(self.path / name)
 
-    def mark(self, name: str) -> str | None:
+    def entry(self, name: str) -> Entry | None:
         """As `Place` says."""
         try:
             status = (self.path / name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _mark(status)
+        return Entry(name, status.st_size, _mark(status))
+
+    def mark(self, name: str) -> str | None:
+        """As `Place` says."""
+        found = self.entry(name)
+        return None if found is None else found.mark
 
     def list(self, under: str = "") -> Iterator[Entry]:
         """As `Place` says."""
@@ -316,13 +325,19 @@ class StorePlace:
             with self._explained("written", name) as store:
                 store.put(self._key(name), file)
 
-    def mark(self, name: str) -> str | None:
+    def entry(self, name: str) -> Entry | None:
         """As `Place` says."""
         try:
             with self._explained("read", name) as store:
-                return _etag(store.head(self._key(name)))
+                meta = store.head(self._key(name))
         except FileNotFoundError:
             return None
+        return Entry(name, meta["size"], _etag(meta))
+
+    def mark(self, name: str) -> str | None:
+        """As `Place` says."""
+        found = self.entry(name)
+        return None if found is None else found.mark
 
     def list(self, under: str = "") -> Iterator[Entry]:
         """As `Place` says."""

@@ -212,7 +212,7 @@ def _stream(path: str | Path, schema: Any, rows: Iterator[dict[str, Any]]) -> No
     place, name = split(path)
     with (
         place.write(name) as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         while group := list(itertools.islice(rows, _ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

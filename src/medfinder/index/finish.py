@@ -6,7 +6,7 @@ import hashlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ _TREES = (
     "spacing_mm_w",
 )
 _LISTS = ("findings_present", "findings_absent", "findings_uncertain", "findings_placed")
+INDEXED = frozenset({*_BITMAPS, *_TREES, *_LISTS, "words"})
+"""Columns that a finished index, unless it is empty, has an index of."""
 _STALE = 0.1  # share of rows outside an index above which it is rebuilt, not extended
 _SMALL = 100_000  # up to this many rows the text index is always built anew: seconds
 _PAUSES_S = (0.1, 0.5, 2.0, 5.0)
@@ -97,23 +99,21 @@ def finish(
 
 
 def seal(place: Place, table: Any) -> None:
-    """Record the table's files, which never change, so that a change in one is found.
+    """Record the files that are not checked by what they hold, so that a change in one is found.
 
-    Each with its size and, in a folder, its SHA-256 (a hash that was recorded before is kept: the
-    file is not read again); in a store, which looks after its own bits, with its ETag.
+    Each with its size and, in a folder, its SHA-256; in a store, which looks after its own bits, with
+    its ETag. A hash that was recorded for the same file is kept: no file is read twice.
     """
     said = files.read_record(place, files.FILES) or {}
     before, found = said.get("files", {}), {}
-    for entry in place.list(files.TABLE):
+    for entry in files.sealed(place):
         held = before.get(entry.name)
-        if held is not None and held["size"] == entry.size:
+        if held is not None and (held["size"], held["mark"]) == (entry.size, entry.mark):
             found[entry.name] = held
             continue
         with contextlib.suppress(FileNotFoundError):  # cleaned up meanwhile
-            what = (
-                hash_file(place.path / entry.name) if isinstance(place, FolderPlace) else entry.mark
-            )
-            found[entry.name] = {"size": entry.size, "hash": what}
+            hash_ = hash_file(place.path / entry.name) if isinstance(place, FolderPlace) else ""
+            found[entry.name] = {"size": entry.size, "mark": entry.mark, "sha256": hash_}
     files.write_record(place, files.FILES, {"version": table.version, "files": found})
 
 
@@ -140,15 +140,20 @@ def _drop_duplicates(table: Any, now: Snapshot) -> None:
 
 def _content(now: Snapshot) -> str:
     """Return 16 hex digits over all rows and vectors, whatever order they lie in."""
-    import pyarrow as pa
-
     names = ["study_id", "row_digest", *(f"key_{name}" for name in now.streams)]
     rows = read(now.table, names).sort_by("study_id").combine_chunks()
-    found = hashlib.sha256("\n".join(rows["row_digest"].to_pylist()).encode())
-    for name in names[2:]:
-        keys = rows[name].fill_null(0).to_numpy()
-        found.update(keys.astype("<i8").tobytes())
-    found.update(str(pa.schema(now.table.schema).names).encode())
+    keys = {name: rows[f"key_{name}"].fill_null(0).to_numpy() for name in now.streams}
+    return content_of(rows["row_digest"].to_pylist(), keys, now.table)
+
+
+def content_of(digests: Sequence[str], keys: Mapping[str, NDArray[np.int64]], table: Any) -> str:
+    """Return 16 hex digits over the rows' digests and keys, in the order of their study_ids."""
+    import pyarrow as pa
+
+    found = hashlib.sha256("\n".join(digests).encode())
+    for column in keys.values():
+        found.update(column.astype("<i8").tobytes())
+    found.update(str(pa.schema(table.schema).names).encode())
     return found.hexdigest()[:16]
 
 

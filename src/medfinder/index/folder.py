@@ -6,7 +6,6 @@ names the column's partitions, and ``files.json``, what `finish` left of the tab
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -18,19 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import MANIFEST, SCHEMA, Manifest
+from medfinder.artifact import MANIFEST, SCHEMA, Manifest, checksum
 from medfinder.config import from_dict
 from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch, UnknownName
 from medfinder.index import fetched
 from medfinder.index.lease import leased
 from medfinder.index.partitions import Partitions, load
 from medfinder.index.schema import STREAMS, IndexConfig, Stream, check_streams, table_schema
-from medfinder.place import RETRIES, RETRY_S, FolderPlace, Place, StorePlace
+from medfinder.place import RETRIES, RETRY_S, Entry, FolderPlace, Place, StorePlace
 
 TABLE = "table/studies.lance"
+HINT = f"{TABLE}/_versions/latest_version_hint.json"
+"""Where the engine begins to look for the newest version; the one file of the table that changes."""
 _TABLE = "studies"
 STREAMS_FILE = "streams.json"
 DERIVED = "derived"
+REGIONS = "regions"
+REJECTIONS = "rejections.parquet"
+CHANGING = "unfinished"
 FILES = f"{DERIVED}/files.json"
 LOCK = ".finish.lock"
 
@@ -83,17 +87,14 @@ def begin(place: Place, streams: Mapping[str, Stream]) -> None:
         InputError: The path is a file.
         Mismatch: The folder belongs to other encoders or another schema.
     """
-    said: dict[str, Any] = {
-        "schema": SCHEMA,
-        "streams": {n: dataclasses.asdict(s) for n, s in streams.items()},
-    }
+    said = _said(streams)
     name = str(place)
     try:
         if isinstance(place, FolderPlace):
             place.path.mkdir(parents=True, exist_ok=True)
         before = json.loads(place.read(STREAMS_FILE))
     except FileNotFoundError:
-        _write_whole(place, said)
+        write_streams(place, streams)
         return
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{name!r} is a file; an index is a folder. Give another path.") from None
@@ -112,7 +113,7 @@ def begin(place: Place, streams: Mapping[str, Stream]) -> None:
             f"{name!r} has index schema {before.get('schema')}, this version writes "
             f"{SCHEMA}. Index into a new folder."
         )
-    if _compared(before["streams"]) != _compared(said["streams"]):
+    if compared(before["streams"]) != compared(said["streams"]):
         held = ", ".join(f"{n}: {s.get('model_id')!r}" for n, s in before["streams"].items())
         wanted = ", ".join(f"{n}: {s.model_id!r}" for n, s in streams.items())
         raise Mismatch(
@@ -120,10 +121,10 @@ def begin(place: Place, streams: Mapping[str, Stream]) -> None:
             "Vectors of two models cannot be compared: index into a new folder."
         )
     if before != said:  # the same model by another name: a checkpoint that moved
-        _write_whole(place, said)
+        write_streams(place, streams)
 
 
-def _compared(streams: Mapping[str, Any]) -> dict[str, Any]:
+def compared(streams: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes vectors comparable: all but the name that loads the encoder."""
     return {
         name: {key: value for key, value in stream.items() if key != "encoder"}
@@ -140,13 +141,23 @@ def streams_of(manifest: Manifest) -> tuple[dict[str, Stream], IndexConfig]:
         Mismatch: It does not name them as this version does.
     """
     try:
-        streams = {n: from_dict(Stream, s) for n, s in manifest.config["streams"].items()}
-        return check_streams(streams), from_dict(IndexConfig, manifest.config["settings"])
+        return streams_from(manifest.config["streams"]), from_dict(
+            IndexConfig, manifest.config["settings"]
+        )
     except (KeyError, AttributeError, TypeError, ConfigError, UnknownName) as error:
         raise Mismatch(
             f"The {MANIFEST} of this index does not say which encoders it holds ({error}). "
             "Run 'medfinder index' again."
         ) from None
+
+
+def streams_from(said: Mapping[str, Any]) -> dict[str, Stream]:
+    """Return the encoders that a record names.
+
+    Raises:
+        ConfigError, UnknownName, AttributeError, TypeError: It does not name them.
+    """
+    return check_streams({name: from_dict(Stream, fields) for name, fields in said.items()})
 
 
 def lost(place: Place, streams: Mapping[str, Stream]) -> list[str]:
@@ -253,29 +264,47 @@ def working_folder(place: Place) -> Path:
     return fetched.folder()
 
 
+def sealed(place: Place) -> Iterator[Entry]:
+    """Yield the files that `FILES` records: the table's, which never change, and what lies beside."""
+    yield from (entry for entry in place.list(TABLE) if entry.name != HINT)
+    yield from place.list(REGIONS)
+    for name in (STREAMS_FILE, REJECTIONS):
+        if (entry := place.entry(name)) is not None:
+            yield entry
+
+
 def read_record(place: Place, name: str) -> dict[str, Any] | None:
     """Return a record of ``derived/``; None where it is missing or damaged: `finish` writes it anew."""
     try:
         said = json.loads(place.read(name))
-        checksum = said.pop("checksum", None)  # older versions wrote none
+        held = said.pop("checksum", None)  # older versions wrote none
     except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
         return None
-    return said if checksum in (None, _checksum(said)) else None
+    return said if held in (None, checksum(said)) else None
 
 
 def write_record(place: Place, name: str, said: Mapping[str, Any]) -> None:
     """Write a record of ``derived/``, with a checksum of what it says."""
     with place.write(name) as file:
-        file.write(json.dumps({**said, "checksum": _checksum(said)}).encode())
+        file.write(json.dumps({**said, "checksum": checksum(said)}).encode())
 
 
-def _checksum(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write_whole(place: Place, said: Mapping[str, Any]) -> None:
+def write_streams(place: Place, streams: Mapping[str, Stream]) -> None:
+    """Write which encoders the index was begun with."""
     with place.write(STREAMS_FILE) as file:
-        file.write(json.dumps(said, indent=2, sort_keys=True).encode() + b"\n")
+        file.write(streams_text(streams))
+
+
+def streams_text(streams: Mapping[str, Stream]) -> bytes:
+    """Return what `write_streams` writes."""
+    return json.dumps(_said(streams), indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _said(streams: Mapping[str, Stream]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "streams": {n: dataclasses.asdict(s) for n, s in streams.items()},
+    }
 
 
 @contextlib.contextmanager

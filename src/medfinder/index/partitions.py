@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfinder.artifact import checksum
 from medfinder.index.exact import direction, inverse_lengths
 from medfinder.place import atomic_write, hash_file
 
@@ -67,6 +68,10 @@ class Partitions:
                     return np.asarray(saved["inverse"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass
+        return self.computed_inverse(centre)
+
+    def computed_inverse(self, centre: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what `inverse` does, from the vectors."""
         blocks = range(0, len(self.keys), _CHUNK)
         return np.concatenate(
             [inverse_lengths(self.vectors[s : s + _CHUNK], centre) for s in blocks]
@@ -167,23 +172,27 @@ def build(
         path.name: {"size": path.stat().st_size, "sha256": hash_file(path)}
         for path in sorted(folder.glob("*.npy"))
     }
+    record = {"budget": budget, "recall": reached, "files": files}
     with atomic_write(folder / RECORD) as file:
-        file.write(json.dumps({"budget": budget, "recall": reached, "files": files}).encode())
+        file.write(json.dumps({**record, "checksum": checksum(record)}).encode())
 
 
 def load(folder: Path) -> Partitions | None:
     """Return the partitions in `folder`, or None where they are missing or unfinished."""
     try:
         said = json.loads((folder / RECORD).read_bytes())
+        held = said.pop("checksum", None)  # older versions wrote none
+        if held not in (None, checksum(said)):
+            return None
         mapped = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("vectors", "codes")}
-        held = {
+        whole = {
             n: np.load(folder / f"{n}.npy")
             for n in ("scales", "origin", "keys", "offsets", "centroids")
         }
         numbers = {"budget": int(said["budget"]), "recall": float(said["recall"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Partitions(**mapped, **held, **numbers, folder=folder)  # type: ignore[arg-type]
+    return Partitions(**mapped, **whole, **numbers, folder=folder)  # type: ignore[arg-type]
 
 
 def _centred(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -233,14 +233,15 @@ def _vector_columns(
                     rule="bad-vector",
                 )
             rows[place[study_id]] = row
-            keys[place[study_id]] = _key(study_id, row)
+            keys[place[study_id]] = key_of(study_id, row)
     flat = pa.array(rows.ravel())
     missing = pa.array([key is None for key in keys], pa.bool_())
     column = pa.FixedSizeListArray.from_arrays(flat, stream.dim, mask=missing)
     return pa.array(keys, pa.int64()), column
 
 
-def _key(study_id: str, row: NDArray[np.float32]) -> int:
+def key_of(study_id: str, row: NDArray[np.float32]) -> int:
+    """Return what tells a study's unit vector, (dim,), from every other: 64 bits of a hash."""
     text = hashlib.blake2b(study_id.encode("utf-8", "surrogatepass"), digest_size=8)
     text.update(row.tobytes())
     return int.from_bytes(text.digest(), "little", signed=True)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -42,8 +43,6 @@ _MAX_TIES = 4096
 _FRESH_S = 1.0
 """In a store, where looking costs a request, what others wrote is seen within this."""
 _PAUSES_S = (0.5, 2.0)
-_CHANGING = "unfinished"
-REJECTIONS = "rejections.parquet"
 
 
 class Stored(NamedTuple):
@@ -257,6 +256,11 @@ class Index:
                 self._seen, self._looked = None, -_FRESH_S
         return manifest
 
+    def compact(self, kept: timedelta) -> None:
+        """Join small files, and delete those that only versions older than `kept` need."""
+        with told(self.place):
+            self._table.optimize(cleanup_older_than=kept)
+
     def _write(self, action: Callable[[], object]) -> None:
         """Run what changes rows; in a store once more where it fails, as it may be repeated."""
         with told(self.place):
@@ -278,32 +282,32 @@ class Index:
     @property
     def is_changing(self) -> bool:
         """Whether rows have changed since `finish`, in a run that has not ended."""
-        return self.place.mark(_CHANGING) is not None
+        return self.place.mark(files.CHANGING) is not None
 
     def begin_changes(self) -> None:
         """Say that rows are about to change; searching goes on."""
         if not self.is_changing:
-            with told(self.place), self.place.write(_CHANGING):
+            with told(self.place), self.place.write(files.CHANGING):
                 pass
 
     def end_changes(self) -> None:
         """Say that `finish` has seen all changes."""
-        self.place.delete(_CHANGING)
+        self.place.delete(files.CHANGING)
 
     def write_rejections(self, rejections: Sequence[Rejection]) -> str:
         """Keep what the latest run left out, and why; return where."""
-        where = join(self.place, REJECTIONS)
+        where = join(self.place, files.REJECTIONS)
         write_rejections(where, rejections)
         return str(where)
 
     def read_rejections(self) -> list[Rejection]:
         """Return what the latest run left out."""
-        return read_rejections(join(self.place, REJECTIONS))
+        return read_rejections(join(self.place, files.REJECTIONS))
 
     @property
     def regions(self) -> Place:
         """Where region features lie, a file a study."""
-        return self.place.at("regions")
+        return self.place.at(files.REGIONS)
 
     # -- looking up --------------------------------------------------------------
 
