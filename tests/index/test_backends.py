@@ -1,15 +1,17 @@
 """What an index in a folder does, one in PostgreSQL does too: the same tests, run on it.
 
-The tests are those of ``test_store.py``; here they meet fixtures whose indexes lie in a database, and
+The tests are those of ``test_store.py`` and ``test_where.py``; here they meet fixtures whose indexes lie in a database, and
 a path means a schema there.
 """
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import pytest
 
 from index import test_store as behaviours
+from index import test_where as filters
 from index.conftest import STREAMS
 from medfinder.index.open import create_index, open_index
 from stubs import postgres
@@ -21,11 +23,18 @@ _OF_FOLDERS = {  # what these touch, a database does not have; see test_postgres
     "test_a_table_with_other_columns_is_refused",
     "test_settings_travel_with_the_index",
 }
+_OF_TABLES = {  # likewise
+    "test_a_filter_cut_into_conditions_keeps_what_the_whole_keeps",
+    "test_no_column_but_the_facets_can_be_named",
+}
 globals().update(
     {
         name: test
-        for name, test in vars(behaviours).items()
-        if name.startswith("test_") and name not in _OF_FOLDERS
+        for module in (behaviours, filters)
+        for name, test in vars(module).items()
+        if name.startswith("test_")
+        and name not in _OF_FOLDERS | _OF_TABLES
+        and {"filled", "empty", "worded", "gallery"} & set(inspect.signature(test).parameters)
     }
 )
 

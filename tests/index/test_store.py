@@ -293,7 +293,7 @@ def test_an_added_study_replaces_all_that_was_there(empty: Index, gallery) -> No
 def test_rows_added_after_finish_are_found_at_once(empty: Index, gallery) -> None:
     gallery.add(empty, range(10))
     empty.finish()
-    reader = Index.open(empty.folder)
+    reader = Index.open(empty.place)
     assert reader.count() == 10
     gallery.add(empty, [11])
     empty.add([gallery.study(12, report=Report("A cavern."))])
@@ -320,7 +320,7 @@ def test_a_deleted_study_is_found_nowhere(empty: Index, gallery) -> None:
 
 def test_an_empty_index_answers_with_nothing(empty: Index) -> None:
     assert empty.finish().counts == {"studies": 0, "volume": 0, "report": 0}
-    index = Index.open(empty.folder)
+    index = Index.open(empty.place)
     assert index.count() == 0
     assert index.search_vector("volume", query(1)) == []
     assert index.search_text("nodule") == []
@@ -333,7 +333,7 @@ def test_a_volume_only_index_has_one_column(tmp_path: Path, gallery) -> None:
     index = Index.create(tmp_path / "idx", {"volume": gallery.streams["volume"]})
     index.add([gallery.study(1)], {"volume": gallery.vectors([1], "volume")})
     assert index.finish().counts == {"studies": 1, "volume": 1}
-    assert list(Index.open(index.folder).model_ids) == ["volume"]
+    assert list(Index.open(index.place).model_ids) == ["volume"]
 
 
 # -- folders -------------------------------------------------------------------
@@ -342,8 +342,8 @@ def test_a_volume_only_index_has_one_column(tmp_path: Path, gallery) -> None:
 def test_an_unfinished_index_is_refused_and_can_be_resumed(empty: Index, gallery) -> None:
     gallery.add(empty, [1])
     with pytest.raises(Incomplete, match=r"has no manifest\.json"):
-        Index.open(empty.folder)
-    resumed = Index.create(empty.folder, gallery.streams)
+        Index.open(empty.place)
+    resumed = Index.create(empty.place, gallery.streams)
     assert list(resumed.study_hashes()) == ["s0001"]
 
 
@@ -360,7 +360,7 @@ def test_a_file_is_no_index(tmp_path: Path, gallery) -> None:
 
 def test_resuming_with_another_model_is_refused(empty: Index) -> None:
     with pytest.raises(Mismatch, match=r"of other encoders: it holds .*volume: 'astra@1'; got"):
-        Index.create(empty.folder, {"volume": Stream("astra", "astra@2", 16)})
+        Index.create(empty.place, {"volume": Stream("astra", "astra@2", 16)})
 
 
 def test_another_schema_is_refused(empty: Index, gallery) -> None:
