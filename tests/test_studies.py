@@ -103,6 +103,22 @@ def test_a_file_that_is_no_parquet_is_a_mismatch(tmp_path: Path) -> None:
         read_studies(tmp_path / "studies.parquet")
 
 
+def test_a_flipped_bit_anywhere_is_a_mismatch_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "studies.parquet"
+    write_studies(path, [PLAIN])
+    sound = path.read_bytes()
+    for at in range(0, len(sound), 61):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
+        try:
+            read = read_studies(path)
+        except Mismatch as error:
+            assert "not a Parquet file, or is damaged" in str(error) or "lacks the col" in str(
+                error
+            )
+        else:
+            assert read == [PLAIN]
+
+
 def test_a_missing_column_is_a_mismatch_that_names_it(tmp_path: Path) -> None:
     path = _written(tmp_path / "studies.parquet", [PLAIN])
     pq.write_table(pq.read_table(path).drop_columns(["sex"]), path)

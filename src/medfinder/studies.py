@@ -4,6 +4,7 @@ Text, findings and facets each have a column of their own so that SQL can filter
 holds everything a `Study` holds, so ``from_row(to_row(study)) == study``. Knows no database.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -224,24 +225,43 @@ def open_table(path: str | Path, **options: Any) -> Any:
     Args:
         options: Of ``ParquetFile``.
 
+    Its pages are held against their checksums when they are read; read them `whole`.
+
     Raises:
         Incomplete: There is no such file.
-        Mismatch: It is no Parquet file.
+        Mismatch: It is no Parquet file, or a damaged one.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     place, name = split(path)
     try:
         # What lies in a store is held in memory: a table of studies is small beside its volumes.
         file = path if isinstance(place, FolderPlace) else place.open(name)
-        return pq.ParquetFile(file, **options)
+        with whole(name):
+            return pq.ParquetFile(file, page_checksum_verification=True, **options)
     except FileNotFoundError:
         raise Incomplete(
             f"There is no {name} in this folder. Run 'medfinder curate' again; it resumes."
         ) from None
-    except pa.ArrowInvalid:
-        raise Mismatch(f"{name} is not a Parquet file. Run 'medfinder curate' again.") from None
+
+
+@contextlib.contextmanager
+def whole(name: str) -> Iterator[None]:
+    """Raise Mismatch where a table that is read inside turns out to be damaged.
+
+    Args:
+        name: Of its file.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file system, not of the content
+        raise Mismatch(
+            f"{name} is not a Parquet file, or is damaged. Run 'medfinder curate' again."
+        ) from None
 
 
 def read_studies(path: str | Path) -> list[Study]:
@@ -249,9 +269,11 @@ def read_studies(path: str | Path) -> list[Study]:
 
     Raises:
         Incomplete: There is no such file.
-        Mismatch: It is no Parquet file, or lacks a column of `schema`.
+        Mismatch: It is no Parquet file, a damaged one, or lacks a column of `schema`.
     """
-    table = open_table(path).read()
+    file = open_table(path)
+    with whole(split(path)[1]):
+        table = file.read()
     derived = {"findings_placed"}  # made from ``findings``; older tables lack it
     missing = sorted(set(schema().names) - derived - set(table.column_names))
     if missing:
@@ -314,7 +336,9 @@ def _rows(path: str | Path) -> list[dict[str, Any]]:
     place, name = split(path)
     if place.mark(name) is None:
         return []
-    rows: list[dict[str, Any]] = open_table(path).read().to_pylist()
+    file = open_table(path)
+    with whole(name):
+        rows: list[dict[str, Any]] = file.read().to_pylist()
     return rows
 
 

@@ -480,7 +480,8 @@ class _Worker:
         self.process = context.Process(target=_work, args=(theirs, what, seed, folder), daemon=True)
         self.process.start()
         theirs.close()
-        assert self.connection.poll(120) and self.connection.recv() == "ready"
+        assert self.connection.poll(600), "The worker did not start."
+        assert self.connection.recv() == "ready"
 
     def run(self, number: int) -> tuple[str, str, float, int]:
         """Run a case; one that is not done in time, or that ends the process, is told so."""

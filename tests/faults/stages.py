@@ -24,8 +24,8 @@ import lancedb  # noqa: F401  (imported before the fork)
 import lightning_fabric  # noqa: F401
 import torch
 
-import medfinder.model.networks  # noqa: F401
-import medfinder.serve.app  # noqa: F401
+import medfinder.model.networks
+import medfinder.serve.app
 import medfinder.train.train  # noqa: F401
 from medfinder.artifact import MANIFEST, read_manifest
 from medfinder.curate.curate import CurateConfig, curate

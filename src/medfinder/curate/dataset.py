@@ -11,7 +11,7 @@ from typing import Any
 from medfinder.artifact import Manifest, manifest_hash, read_manifest
 from medfinder.errors import Mismatch
 from medfinder.records import Study
-from medfinder.studies import from_row, open_table, schema
+from medfinder.studies import from_row, open_table, schema, whole
 
 _BATCH_ROWS = 1024
 
@@ -83,7 +83,12 @@ def _rows(
     if optional and not path.exists():
         return
     file = _open(path)
-    for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns) if columns else None):
+    batches = file.iter_batches(_BATCH_ROWS, columns=list(columns) if columns else None)
+    while True:
+        with whole(path.name):
+            batch = next(batches, None)
+        if batch is None:
+            return
         yield from batch.to_pylist()
 
 
