@@ -110,6 +110,12 @@ def place_of(location: Location) -> Place:
                 f"{text!r} is a path; expected a URL such as 's3://BUCKET/PREFIX'. Give it as text.",
                 rule="bad-location",
             )
+        if "://" in text:
+            scheme = text.partition("://")[0]
+            raise InputError(
+                f"{scheme}:// is no place for files; expected a folder or 's3://BUCKET/PREFIX'.",
+                rule="bad-location",
+            )
         return FolderPlace(Path(location))
     return location
 

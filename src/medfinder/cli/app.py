@@ -10,6 +10,7 @@ import medfinder
 from medfinder.cli import (
     account,
     audit,
+    backup,
     benchmark,
     card,
     curate,
@@ -69,6 +70,7 @@ for module in (
     train,
     index,
     search,
+    backup,
     benchmark,
     serve,
     mcp,
