@@ -46,11 +46,12 @@ def _as_somebody():
 
 
 @contextlib.contextmanager
-def server(needs=""):
+def server(needs="", *settings):
     """Run a server on a socket alone; yields a URL without a database's name.
 
     Args:
         needs: An extension that it must have, such as ``"vector"``.
+        settings: Of the server, such as ``"shared_buffers=512MB"``.
     """
     programs = _programs(needs)
     if programs is None:
@@ -73,6 +74,7 @@ def server(needs=""):
     try:
         run("initdb", "-D", data, "-U", "medfinder", "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=40"
+        options += "".join(f" -c {setting}" for setting in settings)
         run("pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
         try:
             yield f"postgresql://medfinder@/{{}}?host={folder}"
