@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.talk import done, emit, progress
+from medfinder.cli.talk import done, emit, progress, say
+from medfinder.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -14,13 +15,18 @@ def register(app: typer.Typer) -> None:
 
 
 def index(
-    studies: Annotated[Path, typer.Argument(help="Folder that 'medfinder curate' wrote.")],
-    out: Annotated[
+    studies: Annotated[
         str,
+        typer.Argument(
+            help="Folder that 'medfinder curate' wrote; with --check or --repair, the index."
+        ),
+    ],
+    out: Annotated[
+        str | None,
         typer.Argument(
             help="The index: a folder, s3://… or postgresql://…; an existing one is brought up to date."
         ),
-    ],
+    ] = None,
     encoder: Annotated[
         str,
         typer.Option(
@@ -56,11 +62,18 @@ def index(
             "(started for this run), or an address. Its machines see the same files."
         ),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare an index with what it should be: each row.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what --check finds; what is dropped is listed.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Embed every study and make it searchable.
 
-    Example: medfinder index studies idx --encoder astra
+    Examples: medfinder index studies idx --encoder astra,
+    medfinder index idx --check
 
     A run that was stopped goes on where it stopped; a second run embeds only what is new or
     changed, and drops what the studies no longer hold. With --add nothing is dropped: several
@@ -69,6 +82,11 @@ def index(
     A study that takes its worker down is tried again, and rejected when it does so every time; its
     report stays. --workers and --ray change nothing but the time.
     """
+    if check or repair:
+        _care(studies, out, check and not repair, json_)
+        return
+    if out is None:
+        raise ConfigError("Where is the index to lie? medfinder index STUDIES OUT.")
     from medfinder.scale.choose import open_engine
     from medfinder.search.build import build_index
 
@@ -104,3 +122,60 @@ def index(
         f"{made.n_studies} studies in {made.where} ({made.n_embedded} embedded, {made.n_deleted} dropped{rejected})",
         f'medfinder search {made.where} "pleural effusion" --k 5',
     )
+
+
+def _care(index: str, out: str | None, only_check: bool, json_: bool) -> None:
+    """Check or repair an index; exit with 1 where something is still wrong."""
+    if out is not None:
+        raise ConfigError("--check and --repair take one index: medfinder index IDX --check.")
+    if index.startswith("postgres"):
+        raise ConfigError(
+            "An index in PostgreSQL is checked and kept safe by the database's own tools: "
+            "pg_amcheck and pg_dump. --check and --repair are for folders and s3://."
+        )
+    import dataclasses
+
+    from medfinder.index.check import check_index
+    from medfinder.index.repair import repair_index
+
+    with progress("Comparing rows") as advance:
+        if only_check:
+            found = last = check_index(index, advance)
+            dropped: tuple[str, ...] = ()
+            n_unnamed = 0
+        else:
+            made = repair_index(index, advance)
+            found, last, dropped, n_unnamed = made.before, made.after, made.dropped, made.n_unnamed
+    if json_:
+        emit(
+            {
+                "index": found.location,
+                "studies": last.n_studies,
+                "vectors": last.n_vectors,
+                "files": last.n_files,
+                "defects": [dataclasses.asdict(defect) for defect in found.defects],
+                "dropped": list(dropped),
+                "dropped_unnamed": n_unnamed,
+                "sound": last.is_sound,
+            }
+        )
+    for defect in found.defects:
+        say(str(defect))
+    for study_id in dropped:
+        say(f"dropped: {study_id}")
+    if n_unnamed:
+        say(f"dropped: {n_unnamed} rows whose study cannot be read either")
+    summary = (
+        f"{last.n_studies} studies, {last.n_vectors} vectors and {last.n_files} files compared in "
+        f"{found.location}: "
+    )
+    if last.is_sound:
+        lost = len(dropped) + n_unnamed
+        then = f"medfinder index STUDIES {index}" if lost else f"medfinder serve {index}"
+        done(summary + (f"sound, {lost} rows dropped" if lost else "sound"), then)
+        return
+    done(
+        summary + f"{len(last.defects)} defects",
+        f"medfinder index {index} --repair" if only_check else f"medfinder restore BACKUP {index}",
+    )
+    raise typer.Exit(1)

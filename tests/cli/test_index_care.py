@@ -1,0 +1,92 @@
+"""``medfinder index IDX --check`` and ``--repair``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from medfinder.cli.app import main
+from medfinder.index.store import Index, Stream
+from medfinder.records import Report, Study
+
+
+class Batch(NamedTuple):
+    ids: tuple[str, ...]
+    vectors: np.ndarray
+    model_id: str = "m@1"
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """A finished index of five studies."""
+    made = Index.create(tmp_path / "idx", {"volume": Stream("m", "m@1", 8)})
+    studies = [
+        Study(
+            study_id=f"s{i}", patient_id=f"p{i}", series_id="1.2", volume_path="/v",
+            volume_hash=f"{i:064x}", shape=(10, 20, 20), spacing_mm=(1.0, 1.0, 1.0),
+            report=Report(f"Report {i}."),
+        )
+        for i in range(5)
+    ]  # fmt: skip
+    vectors = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    made.add(studies, {"volume": Batch(tuple(s.study_id for s in studies), vectors)})
+    made.finish()
+    return tmp_path / "idx"
+
+
+@pytest.fixture
+def medfinder(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "500")
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medfinder", "index", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_a_sound_index_is_said_to_be_sound(medfinder, index: Path) -> None:
+    code, out, err = medfinder(index, "--check", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert said["sound"]
+    assert (said["studies"], said["vectors"], said["defects"]) == (5, 5, [])
+    assert "sound" in err
+
+
+def test_damage_is_told_and_mended(medfinder, index: Path) -> None:
+    record = index / "derived" / "volume.json"
+    record.write_bytes(record.read_bytes().replace(b"0.", b"1.", 1) + b" ")
+    code, _, err = medfinder(index, "--check")
+    assert code == 1
+    assert "derived/volume.json" in err
+    assert "--repair" in err
+    code, out, err = medfinder(index, "--repair", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["sound"]
+    assert said["defects"]
+    assert said["dropped"] == []
+    assert medfinder(index, "--check")[0] == 0
+    assert Index.open(index).count() == 5
+
+
+def test_what_makes_no_sense_is_refused(medfinder, index: Path) -> None:
+    for arguments, words in (
+        ((index, index, "--check"), "take one index"),
+        ((index,), "Where is the index to lie"),
+        (("postgresql://host/db", "--check"), "pg_dump"),
+        ((index / "none", "--check"), "no index folder"),
+    ):
+        code, _, err = medfinder(*arguments)
+        assert code == 2, arguments
+        assert words in err
