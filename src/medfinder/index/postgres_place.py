@@ -73,14 +73,19 @@ class PostgresPlace:
             file.seek(0)
             self._put(name, file.read())
 
-    def mark(self, name: str) -> str | None:
+    def entry(self, name: str) -> Entry | None:
         """As `Place` says."""
         found = self._ask(
             lambda c: c.execute(
-                "SELECT written FROM files WHERE name = %s", (self._prefix + name,)
+                "SELECT length(content), written FROM files WHERE name = %s", (self._prefix + name,)
             ).fetchone()
         )
-        return None if found is None else str(found[0])
+        return None if found is None else Entry(name, found[0], str(found[1]))
+
+    def mark(self, name: str) -> str | None:
+        """As `Place` says."""
+        found = self.entry(name)
+        return None if found is None else found.mark
 
     def list(self, under: str = "") -> Iterator[Entry]:
         """As `Place` says."""
