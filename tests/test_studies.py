@@ -1,5 +1,6 @@
 """A study survives being a row, in memory and in a Parquet file."""
 
+import contextlib
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -109,14 +110,8 @@ def test_a_flipped_bit_anywhere_is_a_mismatch_or_changes_nothing(tmp_path: Path)
     sound = path.read_bytes()
     for at in range(0, len(sound), 61):
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
-        try:
-            read = read_studies(path)
-        except Mismatch as error:
-            assert "not a Parquet file, or is damaged" in str(error) or "lacks the col" in str(
-                error
-            )
-        else:
-            assert read == [PLAIN]
+        with contextlib.suppress(Mismatch):
+            assert read_studies(path) == [PLAIN]
 
 
 def test_a_missing_column_is_a_mismatch_that_names_it(tmp_path: Path) -> None:

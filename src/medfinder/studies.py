@@ -256,7 +256,7 @@ def whole(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the file system, not of the content
         raise Mismatch(
@@ -281,7 +281,8 @@ def read_studies(path: str | Path) -> list[Study]:
             f"{split(path)[1]} lacks the columns {', '.join(missing)}: another version of MedFinder "
             "wrote it. Run 'medfinder curate' again."
         )
-    return [from_row(row) for row in table.to_pylist()]
+    with whole(split(path)[1]):  # its footer has no checksum, and says what the columns are
+        return [from_row(row) for row in table.to_pylist()]
 
 
 def write_rejections(path: str | Path, rejections: Iterable[Rejection]) -> None:

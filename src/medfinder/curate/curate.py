@@ -194,8 +194,9 @@ class _Run:
         self.workers = config.workers or os.cpu_count() or 1
         here = Here() if self.workers == 1 else Processes(self.workers)
         self.own_engine: Engine = engine or here  # of what no damaged file brings down
-        for unfinished in out.glob(".*.parquet.*.tmp"):  # what a killed run left
-            unfinished.unlink(missing_ok=True)
+        for name in ("*.parquet", MANIFEST):  # what a killed run left
+            for unfinished in out.glob(f".{name}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
 
     # --- items -------------------------------------------------------------------------------
 

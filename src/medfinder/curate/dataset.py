@@ -66,7 +66,9 @@ class Dataset:
     def studies(self) -> Iterator[Study]:
         """Yield every study, in the file's order: by study_id."""
         for row in self.rows():
-            yield from_row(row)
+            with whole("studies.parquet"):
+                study = from_row(row)
+            yield study
 
     def rejections(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the rows of ``rejections.parquet``; none where nothing was rejected."""
