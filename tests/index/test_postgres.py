@@ -182,6 +182,20 @@ def test_a_condition_is_written_in_known_words_alone() -> None:
     assert condition("x.sex = 'F'" if False else "sex in ('F')") == "(\"sex\" IN ('F'))"
 
 
+def test_a_filter_that_is_nested_without_end_is_refused(pair) -> None:
+    for depth in (200, 5_000):
+        where = "(" * depth + "true" + ")" * depth
+        with contextlib.suppress(InputError):
+            assert pair[1].count(where) == 240
+
+
+def test_a_schema_that_is_dropped_is_no_bad_filter(url: str) -> None:
+    index = create_index(url, STREAMS)
+    run_sql(url, f"DROP SCHEMA {Address.of(url).schema} CASCADE")
+    with pytest.raises(ArtifactError, match=r"A part of the index .* is missing"):
+        index.count("sex = 'F'")
+
+
 def test_every_filter_of_fuzz_is_a_filter_or_refused(pair) -> None:
     random = np.random.default_rng(5)
     parts = [*"()[],=<>+-*/%.|'\"`:;~^&#!", "sex", "age", "'F'", "1", "and", "or", "not", "null", "in",

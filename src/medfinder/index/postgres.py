@@ -25,7 +25,7 @@ from medfinder.index.postgres_finish import Derived, derived_of, finish
 from medfinder.index.postgres_link import Address, Link
 from medfinder.index.postgres_place import PostgresPlace
 from medfinder.index.postgres_schema import check_tables, is_there, lock_writing, make_tables
-from medfinder.index.postgres_where import condition, explain_server
+from medfinder.index.postgres_where import condition, explain_server, is_about_filter
 from medfinder.index.postgres_words import Stemmer, counted, score
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.store import Ranking, Stored
@@ -391,9 +391,10 @@ class PostgresIndex:
         def search(connection: Any, only: str) -> Ranking:
             derived = self._derived_of(connection, column)
             towards = direction(query, derived.centre)
+            rows = []
             if derived.index is not None and not (only and _are_few(connection, only, derived.n)):
                 rows = derived.near(connection, column, query, k, only)
-            else:
+            if len(rows) < k:  # few are left, or the server has stopped looking
                 rows = _exactly(connection, column, derived.centre, towards, k, only)
             if not rows:
                 return []
@@ -473,8 +474,10 @@ class PostgresIndex:
         def checked(connection: Any) -> T:
             try:
                 return work(connection, only)
-            except (psycopg.DataError, psycopg.ProgrammingError, psycopg.errors.QueryCanceled) as e:
-                raise explain_server(e.sqlstate, str(e)) from None
+            except psycopg.Error as error:
+                if not is_about_filter(error.sqlstate):
+                    raise
+                raise explain_server(error.sqlstate, str(error)) from None
 
         return self._link.read(checked)
 

@@ -75,6 +75,8 @@ class Derived:
                 "hnsw.ef_search": min(most, _MOST_EF),
                 "hnsw.iterative_scan": "relaxed_order",
                 "hnsw.max_scan_tuples": 2_000_000_000,
+                "hnsw.scan_mem_multiplier": 4,
+                "work_mem": "64MB",
                 "enable_seqscan": "off",
                 "enable_bitmapscan": "off",
                 "enable_hashjoin": "off",
@@ -210,8 +212,9 @@ def _index(
     needed = int(n * (2 * dim + 400) / 2**20 * 1.2) + 64
     _set_locally(connection, {"maintenance_work_mem": f"{min(needed, _MEMORY_MIB)}MB"})
     connection.execute(f"DROP INDEX IF EXISTS {name}")
-    connection.execute(
-        f"CREATE INDEX {name} ON vectors_{column} USING hnsw ({_moved(centre)} halfvec_cosine_ops)"
+    _make(
+        connection,
+        f"CREATE INDEX {name} ON vectors_{column} USING hnsw ({_moved(centre)} halfvec_cosine_ops)",
     )
     queries, truth = _truth(connection, column, dim, centre, n, config.seed)
     for budget in _BUDGETS:
@@ -221,6 +224,21 @@ def _index(
             return dataclasses.replace(tried, recall=recall)
     connection.execute(f"DROP INDEX {name}")
     return Derived(centre, n=n, until=until)
+
+
+def _make(connection: Any, statement: str) -> None:
+    """Run a statement that makes an index; alone, where there is no room for several processes.
+
+    They share the memory that they build in, of which a container often has 64 MB.
+    """
+    import psycopg
+
+    try:
+        with connection.transaction():
+            connection.execute(statement)
+    except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory):
+        _set_locally(connection, {"max_parallel_maintenance_workers": 0})
+        connection.execute(statement)
 
 
 def _recall(

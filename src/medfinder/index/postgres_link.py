@@ -26,6 +26,8 @@ _SECRETS = ("password", "sslpassword", "passfile")
 _LEAST = (0, 8)
 """Of pgvector: the first that goes on looking where a filter leaves too little."""
 _STATEMENT = "120s"
+# A writer may have to wait for another's batch, or for a large column's index.
+_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 0"
 _IDLE = 8  # connections kept for the next who asks
 _CONNECT_S = 10
 _INHERITED: list[Any] = []
@@ -139,7 +141,7 @@ class Link:
         Raises:
             ArtifactError: The server does not answer, or not as it should.
         """
-        return self._twice(work, "ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return self._twice(work, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def write(self, work: Callable[[Any], T]) -> T:
         """Run `work` in one transaction: all of it is kept, or nothing.
@@ -147,7 +149,7 @@ class Link:
         Raises:
             ArtifactError: The server does not answer, or does not let anything be written.
         """
-        return self._twice(work, "ISOLATION LEVEL READ COMMITTED READ WRITE")
+        return self._twice(work, _WRITE)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Any]:
@@ -161,7 +163,9 @@ class Link:
         try:
             connection = self._connect()
             with contextlib.closing(connection):
-                connection.execute("SET statement_timeout = 0")
+                connection.execute(
+                    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+                )
                 yield connection
         except psycopg.Error as error:
             raise self.explained(error) from None
@@ -174,14 +178,14 @@ class Link:
         for connection in idle:
             connection.close()
 
-    def _twice(self, work: Callable[[Any], T], mode: str) -> T:
+    def _twice(self, work: Callable[[Any], T], begin: str) -> T:
         import psycopg
 
         for is_last in (False, True):
             connection = None
             try:
                 connection = self._take(is_new=is_last)
-                connection.execute(f"BEGIN {mode}")
+                connection.execute(begin)
                 found = work(connection)
                 connection.execute("COMMIT")
             except BaseException as error:

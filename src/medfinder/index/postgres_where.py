@@ -62,7 +62,10 @@ def condition(where: str) -> str:
     Raises:
         InputError: The filter cannot be used (rule ``bad-filter``).
     """
-    written = _Writer(check_where(where)).whole()
+    try:
+        written = _Writer(check_where(where)).whole()
+    except RecursionError:
+        raise refused("its brackets are nested too deeply") from None
     return f"({written})".replace("%", "%%")
 
 
@@ -207,6 +210,15 @@ def _type(name: str) -> str:
     if name.lower() not in _TYPES:
         raise refused(f"there is no type {name!r}")
     return _TYPES[name.lower()]
+
+
+def is_about_filter(sqlstate: str | None) -> bool:
+    """Tell whether the server's error is about what was asked, not about its state or its tables."""
+    return (
+        sqlstate is not None
+        and sqlstate.startswith(("0A", "22", "42", "54", "57014"))
+        and sqlstate not in ("42P01", "42501", "42704")
+    )
 
 
 def explain_server(sqlstate: str | None, message: str) -> InputError:
