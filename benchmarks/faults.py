@@ -1,7 +1,7 @@
 """Faults on purpose: what was tried, what survived, what was lost, what was there twice.
 
 Each row is a real process and a real fault (`tests/faults`, which runs the same at small counts).
-Every row is kept as soon as it is counted, so that a run may be stopped at any moment::
+Every row is kept as soon as it is counted: a run may be stopped at any moment, and goes on::
 
     python benchmarks/faults.py kills --what curate --n 200
     python benchmarks/faults.py fuzz --what nifti --n 5000
@@ -31,15 +31,23 @@ COUNTS = ("tried", "survived", "lost", "double", "wrong", "unnoticed")
 def kills(options: argparse.Namespace) -> None:
     """Kill a stage, or the service, at random moments."""
     from faults import kills, service
+    from faults.rows import Row
     from faults.stages import make_inputs, warm_up
 
     warm_up()
+    row = Row("kill -9", options.what).kept(HOME / "rows")
     work = HOME / f"work-{options.what}"
     work.mkdir(parents=True, exist_ok=True)
     inputs = make_inputs(work / "inputs")
     if options.what in ("serve", "ingest"):
         service.kill_service(
-            inputs, work, options.n, options.seed, ingests=options.what == "ingest", keep=keep
+            inputs,
+            work,
+            options.n,
+            options.seed,
+            ingests=options.what == "ingest",
+            keep=keep,
+            row=row,
         )
     else:
         kills.kill_stage(
@@ -50,6 +58,7 @@ def kills(options: argparse.Namespace) -> None:
             options.seed,
             updates=options.what == "index",
             keep=keep,
+            row=row,
         )
 
 
@@ -61,10 +70,11 @@ def keep(row: Any) -> None:
 def fuzz(options: argparse.Namespace) -> None:
     """Feed mutated inputs to the real readers."""
     from faults import mutants
+    from faults.rows import Row
 
-    mutants.fuzz(
-        options.what, options.n, options.seed, HOME / f"found-{options.what}", options.workers, keep
-    )
+    row = Row("fuzz", options.what).kept(HOME / "rows")
+    found = HOME / f"found-{options.what}"
+    mutants.fuzz(options.what, options.n, options.seed, found, keep, row)
 
 
 def damage(options: argparse.Namespace) -> None:
@@ -111,7 +121,6 @@ def main() -> None:
     parser.add_argument("--what", default="", help="a stage, a kind of input or of file")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     parts = {"kills": kills, "fuzz": fuzz, "damage": damage, "soak": soak, "table": show}
     with contextlib.suppress(KeyboardInterrupt):

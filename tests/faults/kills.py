@@ -35,6 +35,7 @@ def kill_stage(
     *,
     updates: bool = False,
     keep: Callable[[Row], None] = lambda row: None,
+    row: Row | None = None,
 ) -> Row:
     """Kill a stage `n` times in all; after each series of kills it runs to its end.
 
@@ -42,7 +43,8 @@ def kill_stage(
         updates: Of an index: half of the runs bring an index of few studies up to all, and it
             must open and answer at every moment.
     """
-    rng = random.Random(seed)
+    row = row or Row("kill -9", stage)
+    rng = random.Random(f"{seed}-{row.tried}")
     run = STAGES[stage]
     whole, out, old = work / "whole", work / "out", work / "old"
     for folder in (whole, out, old):
@@ -58,8 +60,7 @@ def kill_stage(
         shutil.copytree(old, out)
         timed(run, inputs, out)
         expected_updated = contents(stage, out)
-    row = Row("kill -9", stage)
-    begun = time.monotonic()
+    begun = time.monotonic() - row.seconds
     while row.tried < n:
         shutil.rmtree(out, ignore_errors=True)
         is_update = updates and rng.random() < 0.5

@@ -514,16 +514,16 @@ def fuzz(
     n: int,
     seed: int,
     found: Path,
-    workers: int = 1,
     keep: Callable[[Row], None] = lambda row: None,
+    row: Row | None = None,
 ) -> Row:
     """Run cases 0 … n - 1, and keep the files of those that crash or hang in `found`."""
-    row = Row("fuzz", what)
-    slowest, peak = 0.0, 0
-    begun = time.monotonic()
+    row = row or Row("fuzz", what)
+    slowest, peak = row.outcomes.get("slowest_ms", 0) / 1e3, row.outcomes.get("peak_mib", 0)
+    begun = time.monotonic() - row.seconds
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
         worker = _Worker(what, seed, Path(temporary) / "case")
-        for number in range(n):
+        for number in range(row.tried, n):
             outcome, note, seconds, used = worker.run(number)
             slowest, peak = max(slowest, seconds), max(peak, used)
             if outcome in ("read", "refused"):

@@ -51,5 +51,13 @@ class Row:
     def write(self, folder: Path) -> None:
         """Keep what has been found so far."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._path(folder).write_text(json.dumps(asdict(self), indent=2))
+
+    def kept(self, folder: Path) -> "Row":
+        """Return this row as far as it was kept, to go on with it; itself where it was not."""
+        path = self._path(folder)
+        return Row(**json.loads(path.read_text())) if path.is_file() else self
+
+    def _path(self, folder: Path) -> Path:
         name = f"{self.fault} {self.to}".replace(" ", "-").replace("/", "-")
-        (folder / f"{name}.json").write_text(json.dumps(asdict(self), indent=2))
+        return folder / f"{name}.json"

@@ -212,18 +212,19 @@ def kill_service(
     *,
     ingests: bool = False,
     keep: Callable[[Row], None] = lambda row: None,
+    row: Row | None = None,
 ) -> Row:
     """Kill the service `n` times under load, or while it takes in studies, and start it again."""
     home = work / "home"
     token = prepare(inputs, home)
-    row = Row("kill -9", "ingest" if ingests else "serve")
-    begun = time.monotonic()
-    rng = random.Random(seed)
+    row = row or Row("kill -9", "ingest" if ingests else "serve")
+    begun = time.monotonic() - row.seconds
+    rng = random.Random(f"{seed}-{row.tried}")
     one_round = _ingest_round if ingests else _load_round
     state = _State(home, Service(home, token), token)
     state.expected = state.service.searched()
     try:
-        for _ in range(n):
+        while row.tried < n:
             row.add(*one_round(state, rng))
             row.seconds = round(time.monotonic() - begun, 1)
             keep(row)

@@ -173,7 +173,7 @@ class Child:
         self.process.start()
         theirs.close()
         self.said: tuple[str, Any] = ("killed", "")
-        assert self._ours.poll(HUNG_S), "The process did not start."
+        assert self._says(HUNG_S), "The process did not start."
         self._ours.recv()
 
     @property
@@ -182,21 +182,33 @@ class Child:
         assert self.process.pid is not None
         return self.process.pid
 
+    def _says(self, within_s: float) -> bool:
+        """Wait for a message, in short waits: some sandboxes' kernels lose a wake-up."""
+        deadline = time.monotonic() + within_s
+        while not self._ours.poll(0.5):
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def _join(self) -> None:
+        while self.process.exitcode is None:
+            self.process.join(0.5)
+
     def kill(self) -> bool:
         """Kill it and its workers with no warning; tell whether it was still at work."""
         was_at_work = not self._ours.poll(0) and self.process.is_alive()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.join()
+        self._join()
         return was_at_work
 
     def end(self, within_s: float = HUNG_S) -> tuple[str, Any]:
         """Wait until it has ended, and return `said`."""
         try:
-            self.said = self._ours.recv() if self._ours.poll(within_s) else ("hung", "")
+            self.said = self._ours.recv() if self._says(within_s) else ("hung", "")
         except (EOFError, OSError):
             self.said = ("killed", "")
-        self.kill() if self.said[0] == "hung" else self.process.join()
+        self.kill() if self.said[0] == "hung" else self._join()
         return self.said
 
 
