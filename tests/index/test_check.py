@@ -261,6 +261,18 @@ def test_checking_changes_nothing(copy: Path) -> None:
     assert {p: p.read_bytes() for p in files(copy, ".")} == before
 
 
+@pytest.mark.parametrize("name", ["offsets", "keys", "scales", "origin", "centroids"])
+def test_damaged_partitions_are_not_followed_out_of_memory(
+    copy: Path, sound: Path, name: str
+) -> None:
+    (path,) = (copy / "derived").glob(f"volume-*/{name}.npy")
+    flip(path, 0.9)
+    index = Index.open(copy)
+    assert index.search_vector("volume", QUERY, 20) == Index.open(sound).search_vector(
+        "volume", QUERY, 20
+    )
+
+
 def test_an_index_in_a_store_is_checked_and_mended_there(
     gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

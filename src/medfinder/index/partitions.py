@@ -11,10 +11,14 @@ The float32 file holds unit vectors as they came: the centre may move without a 
 """
 
 import dataclasses
+import hashlib
+import io
 import json
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +29,7 @@ from medfinder.place import atomic_write, hash_file
 
 RECORD = "partitions.json"
 """Written last; names every other file but the lengths, with its size and SHA-256."""
+_WHOLE = ("scales", "origin", "keys", "offsets", "centroids")
 _CHUNK = 16_384  # rows held at once: 32 MiB of 512 float32
 _ROUNDS = 6
 _SAMPLED_PER_LIST = 40
@@ -185,14 +190,21 @@ def load(folder: Path) -> Partitions | None:
         if held not in (None, checksum(said)):
             return None
         mapped = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("vectors", "codes")}
-        whole = {
-            n: np.load(folder / f"{n}.npy")
-            for n in ("scales", "origin", "keys", "offsets", "centroids")
-        }
+        whole = {n: _load_whole(folder / f"{n}.npy", said.get("files", {})) for n in _WHOLE}
         numbers = {"budget": int(said["budget"]), "recall": float(said["recall"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Partitions(**mapped, **whole, **numbers, folder=folder)  # type: ignore[arg-type]
+
+
+def _load_whole(path: Path, files: Mapping[str, Mapping[str, Any]]) -> NDArray[Any]:
+    """Read an array that is held in memory: a wrong place in it would lead out of the others."""
+    content = path.read_bytes()
+    held = files.get(path.name)  # older versions recorded none
+    if held is not None and hashlib.sha256(content).hexdigest() != held["sha256"]:
+        raise ValueError(f"{path.name} is damaged")
+    array: NDArray[Any] = np.load(io.BytesIO(content))
+    return array
 
 
 def _centred(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
