@@ -51,7 +51,9 @@ class Row:
     def write(self, folder: Path) -> None:
         """Keep what has been found so far."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._path(folder).write_text(json.dumps(asdict(self), indent=2))
+        path = self._path(folder)
+        path.with_suffix(".new").write_text(json.dumps(asdict(self), indent=2))
+        path.with_suffix(".new").replace(path)
 
     def kept(self, folder: Path) -> "Row":
         """Return this row as far as it was kept, to go on with it; itself where it was not."""
