@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from medfinder.errors import ArtifactError, MedFinderError
 from medfinder.place import FolderPlace, Place, cause
 
-_DISK_FULL = ("no space left", "disk quota", "os error 28", "os error 122")
+_DISK_FULL = (
+    "no space left",
+    "disk quota",
+    "file too large",
+    "os error 28",
+    "os error 122",
+    "os error 27)",
+)
 _READ_ONLY = ("permission denied", "read-only file system", "os error 13", "os error 30")
 _STORE = ("generic s3", "error performing", "error sending request", "nosuchbucket")
 _DAMAGED = (
