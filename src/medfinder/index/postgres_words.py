@@ -87,10 +87,14 @@ def _plain(word: str) -> str:
     return "".join(c for c in apart if not unicodedata.combining(c)).translate(_LETTERS)
 
 
-def counted(stems: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return each stem once, sorted, with how often it occurs, at most 255."""
+def counted(stems: Sequence[str]) -> tuple[str, str]:
+    """Return each stem once, sorted, and how often it occurs, at most 255, as arrays' text.
+
+    A stem is letters and digits alone, so that quotes are all it needs; the driver looks at each.
+    """
     counts = sorted(Counter(stems).items())
-    return [stem for stem, _ in counts], [min(n, _COUNTED) for _, n in counts]
+    terms = ",".join(f'"{stem}"' for stem, _ in counts)
+    return f"{{{terms}}}", f"{{{','.join(str(min(n, _COUNTED)) for _, n in counts)}}}"
 
 
 # -- turning studies' words into words' studies ------------------------------------------------
