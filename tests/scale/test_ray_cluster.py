@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def cluster() -> Iterator[Any]:
     """A cluster of two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
@@ -39,15 +39,22 @@ def address() -> Iterator[str]:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         cluster.add_node(**node)
-    yield cluster.address
+        yield cluster
     cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
-def engine(address: str) -> Iterator[RayCluster]:
-    with RayCluster(address) as engine:
+def engine(cluster: Any) -> Iterator[RayCluster]:
+    with RayCluster(cluster.address) as engine:
         yield engine
     assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def with_gpu(cluster: Any, engine: RayCluster) -> Iterator[RayCluster]:
+    """The same cluster, to which a node comes that says that it has a GPU; used last."""
+    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 2**20)
+    return engine
 
 
 def built(studies: Path, out: Path, engine: RayCluster, encoder: GridEncoder | None = None) -> Any:
@@ -159,8 +166,8 @@ def test_workers_that_fall_before_they_begin_are_told(engine: RayCluster) -> Non
         list(engine.map([1, 2], [Step(scaled.dying)]))
 
 
-def test_a_cluster_without_room_says_what_it_has(address: str, engine: RayCluster) -> None:
-    greedy = RayCluster(address, threads=64, patience_s=2)
+def test_a_cluster_without_room_says_what_it_has(cluster: Any, engine: RayCluster) -> None:
+    greedy = RayCluster(cluster.address, threads=64, patience_s=2)
     with pytest.raises(InputError, match=r"no worker in 2 s: .* 64 free CPU, got 2 free of 2"):
         list(greedy.map([1], [step(scaled.double)]))
     greedy.close()
@@ -171,3 +178,32 @@ def test_a_cluster_without_room_says_what_it_has(address: str, engine: RayCluste
 def test_a_number_out_of_range_is_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         RayCluster("local", **setting)  # type: ignore[arg-type]
+
+
+def test_what_is_read_on_cores_is_finished_on_a_gpu(
+    with_gpu: RayCluster,
+) -> None:
+    steps = [step(scaled.process_of), step(scaled.beside, gpu=True)]
+    found = list(with_gpu.map(range(6), steps))
+    assert [i for i, _ in found] == list(range(6))
+    readers, finishers, gpus = (set(each) for each in zip(*(r for _, r in found), strict=True))
+    assert (len(finishers), gpus) == (1, {"0"})
+    assert not readers & finishers
+
+
+def test_what_kills_the_task_that_reads_it_is_a_failure_and_the_gpu_s_worker_stays(
+    with_gpu: RayCluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = [step(scaled.die_at, 3), step(scaled.double, gpu=True)]
+    found = dict(with_gpu.map(range(6), steps))
+    failed = found.pop(3)
+    assert (failed.rule, failed.attempts) == ("worker-died", 3)
+    assert found == {i: 4 * i for i in range(6) if i != 3}
+    assert capfd.readouterr().out == ""  # data's place, in which Ray tells of what fell
+
+
+def test_an_index_made_with_a_gpu_s_worker_is_the_same(
+    with_gpu: RayCluster, studies: Path, alone: Contents, tmp_path: Path
+) -> None:
+    built(studies, tmp_path / "idx", with_gpu)
+    assert contents(tmp_path / "idx") == alone

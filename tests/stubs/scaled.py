@@ -179,3 +179,8 @@ class Elsewhere(GridEncoder):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         GridEncoder.__init__(self, weights="2")
+
+
+def beside(made: tuple[int, int | None, str | None]) -> tuple[int, int, str | None]:
+    """Return the process that the step before ran in, this one, and the GPUs it was given."""
+    return made[0], os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")

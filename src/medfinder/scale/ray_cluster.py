@@ -14,9 +14,9 @@ that falls is never restarted by Ray, nor a task tried again: that is counted he
 Machines of the cluster need the same MedFinder, and must see the archive at the same path.
 """
 
-import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -121,6 +121,7 @@ def _join(address: str, n_cpus: int) -> bool:
         return False
     own = {"num_cpus": n_cpus, "include_dashboard": False} if address == "local" else {}
     try:
+        _check_there(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # of many kinds: ConnectionError, RuntimeError, ValueError
         what = str(error).strip().partition("\n")[0][:200]
@@ -129,12 +130,35 @@ def _join(address: str, n_cpus: int) -> bool:
             "one with 'ray start --head', give its address, or say 'local' for one on this machine.",
             rule="no-cluster",
         ) from None
-    # A worker's end is told by its item; Ray would print a page about each.
-    with contextlib.suppress(ImportError, AttributeError):
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher as said
-
-        said.remove_handler("ray_print_logs")
+    _keep_quiet()
     return True
+
+
+def _check_there(address: str) -> None:
+    """Raise an OSError where nobody listens: Ray would go on asking for minutes."""
+    if address == "local":
+        return
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+        if not address:
+            from ray._private.services import get_ray_address_from_environment
+
+            address = get_ray_address_from_environment("auto", None) or ""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+
+
+def _keep_quiet() -> None:
+    """Have Ray print nothing: stdout is for data, and what fell is told by its item."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = _unsaid
+
+
+def _unsaid(*_: Any, **__: Any) -> None:
+    pass
 
 
 def _ray() -> Any:
@@ -258,11 +282,14 @@ class _Crew:
         try:
             results = ray.get(ref)
         except exceptions.RayTaskError as error:
-            yield Broken(worker, error.cause if isinstance(error.cause, Exception) else error)
+            if unit is not None and isinstance(error.cause, exceptions.RayError):
+                yield Lost(worker, unit)  # the task that it waited for fell
+            else:
+                yield Broken(worker, error.cause if isinstance(error.cause, Exception) else error)
         except exceptions.RayActorError:
             self._drop(worker)
             yield Died(worker)
-        except exceptions.RayError:  # its task's process, or the machine that held its values
+        except exceptions.RayError:  # the machine that held its values
             yield Died(worker) if unit is None else Lost(worker, unit)
         else:
             yield Ready(worker) if unit is None else Done(worker, unit, results)
