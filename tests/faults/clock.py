@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from faults.kills import judged
 from faults.rows import Row
 from faults.stages import STAGES, Child, Inputs, contents, encoders, forked_workers, timed
@@ -108,6 +110,7 @@ def main() -> None:
     """Run `after` for the process that called."""
     archive, few, every, home, token = sys.argv[1:]
     inputs = Inputs(Path(archive), Path(few), Path(every))
+    torch.set_num_threads(1)  # as the runs that it is compared with
     with forked_workers():
         print(json.dumps(after(inputs, Path(home), token)))
 

@@ -7,8 +7,10 @@ batch.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,7 @@ from medfinder.scale.engine import Engine, Failure, Step
 from medfinder.scale.here import Here
 from medfinder.scale.processes import Processes, n_cores
 from medfinder.studies import digest
+from medfinder.train.lock import held
 from medfinder.volume.cache import PREPROCESS_VERSION
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.preprocess import PreprocessConfig, preprocess
@@ -194,7 +197,8 @@ def prepare_set(
     Raises:
         ConfigError: `config` has no size.
         InputError: No study could be read.
-        ArtifactError: A process that read volumes was ended from outside, again and again.
+        ArtifactError: A process that read volumes was ended from outside, again and again; or the
+            disk has no room for them.
     """
     if config.size is None:
         raise ConfigError("Setting preprocess.size is missing: training needs volumes of one size.")
@@ -204,23 +208,24 @@ def prepare_set(
     place.mkdir(parents=True, exist_ok=True)
     path = place / VOLUMES
     shape = (len(studies), config.n_channels, *config.size)
-    seen = read_journal(place / JOURNAL)
-    if not path.is_file():
-        seen = {}
-        (place / JOURNAL).unlink(missing_ok=True)
-        allocate(path, shape, config.dtype)
-    todo = [i for i in range(len(studies)) if i not in seen]
-    if engine is None:
-        n_workers = min(workers or n_cores(), len(todo))
-        engine = Here() if n_workers <= 1 else Processes(n_workers)
-    jobs = [(i, studies[i], str(path), config, check or CheckConfig()) for i in todo]
-    with (place / JOURNAL).open("a", encoding="utf-8") as journal:
-        for n, entry in enumerate(_run(jobs, engine), 1):
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-            seen[entry["row"]] = entry
-            if progress:
-                progress(len(studies) - len(todo) + n, len(studies))
+    with held(place, wait=True):  # runs may share it: the second finds what the first has read
+        seen = read_journal(place / JOURNAL)
+        if not path.is_file():
+            seen = {}
+            (place / JOURNAL).unlink(missing_ok=True)
+            allocate(path, shape, config.dtype, is_reserved=True)
+        todo = [i for i in range(len(studies)) if i not in seen]
+        if engine is None:
+            n_workers = min(workers or n_cores(), len(todo))
+            engine = Here() if n_workers <= 1 else Processes(n_workers)
+        jobs = [(i, studies[i], str(path), config, check or CheckConfig()) for i in todo]
+        with (place / JOURNAL).open("a", encoding="utf-8") as journal:
+            for n, entry in enumerate(_run(jobs, engine), 1):
+                journal.write(json.dumps(entry) + "\n")
+                journal.flush()
+                seen[entry["row"]] = entry
+                if progress:
+                    progress(len(studies) - len(todo) + n, len(studies))
     good = [i for i in range(len(studies)) if "rule" not in seen[i]]
     if not good:
         raise InputError(
@@ -278,10 +283,31 @@ def _run(jobs: list[_Job], engine: Engine) -> Iterator[dict[str, Any]]:
                 )
 
 
-def allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """Make a sparse array file that is complete or absent."""
+def allocate(path: Path, shape: tuple[int, ...], dtype: str, *, is_reserved: bool = False) -> None:
+    """Make an array file that is complete or absent.
+
+    Args:
+        is_reserved: Take its room on the disk now. Otherwise it is sparse, and a process that
+            writes to it through memory is killed by the system where the disk turns out full.
+
+    Raises:
+        ArtifactError: There is no such room.
+    """
     temporary = path.with_suffix(".tmp.npy")
-    np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+    try:
+        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+        if is_reserved and hasattr(os, "posix_fallocate"):
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        raise ArtifactError(
+            f"The disk is full: the preprocessed volumes need {size / 2**20:.0f} MiB. Free space, or "
+            "name a folder on another disk with --cache, and run the same command again."
+        ) from None
     os.replace(temporary, path)
 
 

@@ -12,6 +12,7 @@ from medfinder.config import from_dict, to_dict
 from medfinder.errors import InputError
 from medfinder.studies import read_studies, write_rejections
 from medfinder.train.dataset import TrainingSet, prepare_set, split_of
+from medfinder.train.lock import held
 from medfinder.train.loop import CHECKPOINT, fit, open_fabric
 from medfinder.train.recipe import RecipeConfig
 from medfinder.train.state import STATE
@@ -70,19 +71,40 @@ def train(
         progress: Called with (what, done, total).
 
     Raises:
-        InputError: `out` holds a run and `resume` is not given, a split is empty, a patient is in
-            both, or see `medfinder.train.loop.fit`.
+        InputError: `out` holds a run and `resume` is not given, another run is at work in it (rule
+            ``folder-in-use``), a split is empty, a patient is in both, or see `medfinder.train.loop.fit`.
         Mismatch: The run in `out` is of another recipe or other studies.
         MissingExtra: Lightning Fabric is not installed.
     """
-    start = time.monotonic()
     studies_folder, out = Path(studies_folder), Path(out)
     _check_free(out, resume)
+    if _rank() != 0:  # the first process holds the folder for all of its run
+        return _train(studies_folder, out, recipe, resume, cache, workers, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out, wait=False) as is_ours:
+        if not is_ours:
+            raise InputError(
+                f"Another run is training into {str(out)!r}. Wait for it, or give another folder.",
+                rule="folder-in-use",
+            )
+        _check_free(out, resume)  # one that held it may have ended since
+        return _train(studies_folder, out, recipe, resume, cache, workers, progress)
+
+
+def _train(
+    studies_folder: Path,
+    out: Path,
+    recipe: RecipeConfig,
+    resume: bool,
+    cache: str | Path | None,
+    workers: int,
+    progress: Progress | None,
+) -> Trained:
+    start = time.monotonic()
     parent = read_manifest(studies_folder, "curate")
     studies = read_studies(studies_folder / "studies.parquet")
     check = from_dict(CheckConfig, parent.config.get("check", {}))
     chosen = {split: split_of(studies, split) for split in ("train", "val")}
-    out.mkdir(parents=True, exist_ok=True)
     place = Path(cache) if cache is not None else out / "volumes"
 
     def prepare(split: str) -> TrainingSet:
@@ -96,7 +118,7 @@ def train(
         )
 
     # The first process reads before it starts others, so that these do not wait for hours.
-    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+    if _rank() == 0:
         for split in chosen:
             prepare(split)
     fabric = open_fabric(recipe.train)
@@ -148,6 +170,10 @@ def train(
         n_bad=fitted.n_bad,
         duration_s=duration_s,
     )
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
 def _check_free(out: Path, resume: bool) -> None:
