@@ -6,6 +6,7 @@ import inspect
 import json
 import sqlite3
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -376,6 +377,7 @@ def test_a_view_is_not_written_to(two_sources):
         lambda: view.add([]),
         lambda: view.delete(["study-0"]),
         lambda: view.finish(),
+        lambda: view.compact(timedelta(0)),
         lambda: view.begin_changes(),
         lambda: view.end_changes(),
         lambda: view.write_rejections([]),

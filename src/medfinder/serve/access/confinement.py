@@ -5,6 +5,7 @@ counts, explains and shows nothing else, whatever asks it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import numpy as np
@@ -132,6 +133,10 @@ class ConfinedIndex(Index):
         raise PermissionError("A confined view of an index is not written to.")
 
     def delete(self, ids: Sequence[str]) -> NoReturn:
+        """Refuse: a view is not written to."""
+        raise PermissionError("A confined view of an index is not written to.")
+
+    def compact(self, kept: timedelta) -> NoReturn:
         """Refuse: a view is not written to."""
         raise PermissionError("A confined view of an index is not written to.")
 
