@@ -110,8 +110,25 @@ def open_fabric(config: TrainConfig) -> "Fabric":
             f"Setting train.precision is {config.precision!r}, but this CPU has no bfloat16: torch "
             "gives wrong gradients of convolutions there. Set train.precision = '32-true'."
         )
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        _meet_again("nccl" if fabric.device.type == "cuda" else "gloo")
     fabric.launch()
     return fabric
+
+
+def _meet_again(backend: str) -> None:
+    """Connect the processes that torchrun has started again.
+
+    Its store outlives them, and still holds where those before could be reached: a process that
+    believes it waits for half an hour. So each start looks under a name of its own.
+    """
+    from torch import distributed
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+
+    store, rank, size = next(iter(rendezvous("env://")))
+    count = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    own = PrefixStore(f"start-{count}", store)
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=size)
 
 
 def _has_bf16() -> bool:
