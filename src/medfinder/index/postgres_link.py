@@ -350,7 +350,7 @@ def _driver() -> tuple[Any, Any]:
     except ImportError:
         raise MissingExtra(
             "An index in PostgreSQL needs psycopg and pgvector. Install them: pip install "
-            '"medfinder[pgvector]".'
+            '"medfinder[postgres]".'
         ) from None
     return psycopg, pgvector.psycopg
 
