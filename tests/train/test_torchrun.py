@@ -77,8 +77,9 @@ def ended(process: subprocess.Popen, timeout: float = 300) -> str:
     try:
         said, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        for pid in (*workers_of(process), process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         said, _ = process.communicate()
         pytest.fail(f"torchrun did not end: {said[-2000:]}")
     assert process.returncode == 0, said[-3000:]
@@ -183,9 +184,9 @@ def test_a_run_goes_on_with_another_number_of_processes(folder: Path, whole: Pat
     out = folder / "fewer"
     process = torchrun(folder, out, "--standalone", "--nproc-per-node", "1")
     wait_for_step(out, 8)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    for pid in workers_of(process):
+    workers = workers_of(process)  # each has a session of its own
+    for pid in (process.pid, *workers):
         os.kill(pid, signal.SIGKILL)
+    process.communicate()
     ended(torchrun(folder, out, "--standalone", "--nproc-per-node", "2"))
     assert_same(whole, out)
