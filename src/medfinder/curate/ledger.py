@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ _BATCH = 512
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS inspected (item TEXT PRIMARY KEY, mark TEXT, seen TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS inspected_sum (item TEXT PRIMARY KEY, crc INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dealt (
     config TEXT, patient TEXT, split TEXT, PRIMARY KEY (config, patient)
 ) WITHOUT ROWID;
@@ -189,14 +191,27 @@ class Ledger:
         )
 
     def inspected(self, item: str, mark: str) -> Mapping[str, Any] | None:
-        """Return what an earlier look at this item found, if nothing about it has changed."""
+        """Return what an earlier look at this item found, if nothing about it has changed.
+
+        What does not fit its checksum is as good as not there: the disk has changed it.
+        """
         row = self.db.execute(
-            "SELECT seen FROM inspected WHERE item = ? AND mark = ?", (item, mark)
+            "SELECT seen, crc FROM inspected JOIN inspected_sum USING (item) "
+            "WHERE item = ? AND mark = ?",
+            (item, mark),
         ).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        if row is None or _crc(row[0]) != row[1]:
+            return None
+        return dict(json.loads(row[0]))
 
     def keep_inspected(self, item: str, mark: str, seen: Mapping[str, Any]) -> None:
         """Keep what a look at this item found, for this run and later ones."""
-        self.db.execute(
-            "INSERT OR REPLACE INTO inspected VALUES (?, ?, ?)", (item, mark, json.dumps(seen))
-        )
+        text = json.dumps(seen)
+        self.db.execute("BEGIN")
+        self.db.execute("INSERT OR REPLACE INTO inspected VALUES (?, ?, ?)", (item, mark, text))
+        self.db.execute("INSERT OR REPLACE INTO inspected_sum VALUES (?, ?)", (item, _crc(text)))
+        self.db.execute("COMMIT")
+
+
+def _crc(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
