@@ -88,6 +88,8 @@ def train(
                 rule="folder-in-use",
             )
         _check_free(out, resume)  # one that held it may have ended since
+        for unfinished in out.glob(".*.tmp"):  # what a killed run left: a state is large
+            unfinished.unlink(missing_ok=True)
         return _train(studies_folder, out, recipe, resume, cache, workers, progress)
 
 
