@@ -188,5 +188,9 @@ def test_a_run_goes_on_with_another_number_of_processes(folder: Path, whole: Pat
     for pid in (process.pid, *workers):
         os.kill(pid, signal.SIGKILL)
     process.communicate()
+    before = curve(out)
     ended(torchrun(folder, out, "--standalone", "--nproc-per-node", "2"))
-    assert_same(whole, out)
+    # Batches are the same; what dropout drops and objectives draw depends on the processes.
+    assert [step for step, _ in curve(out)] == list(range(1, 31))
+    assert curve(out)[:6] == before[:6], "what was trained before is gone on with, not begun anew"
+    assert weights(out).keys() == weights(whole).keys()
