@@ -274,7 +274,7 @@ def _read(connection: sqlite3.Connection, number: int) -> list[Event]:
             Event(number, at, who, kind, what, json.loads(before), json.loads(after), previous, own)
             for number, at, who, kind, what, before, after, previous, own in rows
         ]
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: of a damaged page, where nothing stands
         raise Mismatch(
             "The log of the review was tampered with - an event does not hold JSON - take the log "
             "from a backup."

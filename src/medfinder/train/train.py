@@ -1,7 +1,9 @@
 """Studies and a recipe -> a checkpoint: the stage behind ``medfinder train``."""
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,19 +80,8 @@ def train(
     """
     studies_folder, out = Path(studies_folder), Path(out)
     _check_free(out, resume)
-    if _rank() != 0:  # the first process holds the folder for all of its run
-        return _train(studies_folder, out, recipe, resume, cache, workers, progress)
-    out.mkdir(parents=True, exist_ok=True)
-    with held(out, wait=False) as is_ours:
-        if not is_ours:
-            raise InputError(
-                f"Another run is training into {str(out)!r}. Wait for it, or give another folder.",
-                rule="folder-in-use",
-            )
-        _check_free(out, resume)  # one that held it may have ended since
-        for unfinished in out.glob(".*.tmp"):  # what a killed run left: a state is large
-            unfinished.unlink(missing_ok=True)
-        return _train(studies_folder, out, recipe, resume, cache, workers, progress)
+    with contextlib.ExitStack() as until_the_end:
+        return _train(studies_folder, out, recipe, resume, cache, workers, progress, until_the_end)
 
 
 def _train(
@@ -101,12 +92,16 @@ def _train(
     cache: str | Path | None,
     workers: int,
     progress: Progress | None,
+    until_the_end: contextlib.ExitStack,
 ) -> Trained:
     start = time.monotonic()
     parent = read_manifest(studies_folder, "curate")
     studies = read_studies(studies_folder / "studies.parquet")
     check = from_dict(CheckConfig, parent.config.get("check", {}))
     chosen = {split: split_of(studies, split) for split in ("train", "val")}
+    out.mkdir(parents=True, exist_ok=True)
+    if _rank() == 0:  # it holds the folder for all processes of the run
+        _hold(out, resume, until_the_end)
     place = Path(cache) if cache is not None else out / "volumes"
 
     def prepare(split: str) -> TrainingSet:
@@ -172,6 +167,17 @@ def _train(
         n_bad=fitted.n_bad,
         duration_s=duration_s,
     )
+
+
+def _hold(out: Path, resume: bool, until_the_end: contextlib.ExitStack) -> None:
+    if not until_the_end.enter_context(held(out, wait=False)):
+        raise InputError(
+            f"Another run is training into {str(out)!r}. Wait for it, or give another folder.",
+            rule="folder-in-use",
+        )
+    _check_free(out, resume)  # one that held it may have ended since
+    for unfinished in out.glob(".*.tmp"):  # what a killed run left: a state is large
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
 
 def _rank() -> int:
