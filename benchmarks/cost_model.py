@@ -346,7 +346,9 @@ def shipped(work: Path, found: dict[str, Any]) -> dict[str, Any]:
     scale = RESULTS / "scale.json"
     efficiency = 1.0
     if scale.is_file():
-        efficiency = float(json.loads(scale.read_text())["figures"].get("efficiency", 1.0))
+        efficiency = float(
+            json.loads(scale.read_text())["figures"]["efficiency_ratio"]["processes"]
+        )
     costs = Costs(
         machine=f"{_cpu()}, one core",
         study=study,

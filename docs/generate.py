@@ -22,6 +22,15 @@ from robustness_section import (
     reranking_section,
     robustness_section,
 )
+from scale_section import (
+    backends_section,
+    churn_section,
+    cluster_section,
+    damage_section,
+    faults_section,
+    plan_section,
+    store_section,
+)
 from service_section import load_section, refining_section
 
 from medfinder.cli.app import app
@@ -239,6 +248,13 @@ def benchmarks_page() -> str:
         "localisation": localisation_section,
         "refining": refining_section,
         "serve_load": load_section,
+        "scale": cluster_section,
+        "index_churn": churn_section,
+        "index_backends": backends_section,
+        "object_store": store_section,
+        "index_damage": damage_section,
+        "faults": faults_section,
+        "cost_model": plan_section,
     }
     for name, section in sections.items():
         if (results / f"{name}.json").is_file():

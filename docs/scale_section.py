@@ -82,3 +82,122 @@ def plan_section(figures: dict[str, Any], notes: str) -> list[str]:
         for row in vectors["rows"]
     ]
     return [*lines, "", notes]
+
+
+def cluster_section(figures: dict[str, Any], notes: str) -> list[str]:
+    """Return the lines on one process, two and a Ray cluster, from ``scale.json``."""
+    rows = figures["runs"]
+    names = [name for name in rows[0] if name != "run"]
+    lines = [
+        "",
+        "## One process, two, and a cluster",
+        "",
+        f"`benchmarks/scale.py`: {figures['studies']} phantoms, {figures['vectors']} vectors, median of "
+        f"{figures['repeats']}.",
+        "",
+        f"| run | {' | '.join(names)} |",
+        f"|---|{'---:|' * len(names)}",
+    ]
+    lines += [
+        f"| {row['run']} | {' | '.join(_cell(row.get(n, '')) for n in names)} |" for row in rows
+    ]
+    efficiency, kill = figures["efficiency_ratio"], figures["cost_of_a_kill_s"]
+    return [
+        *lines,
+        "",
+        f"Efficiency of two workers: processes {efficiency['processes']:.2f}, Ray "
+        f"{efficiency['ray']:.2f}. A killed worker cost {kill['processes']:.1f} s and "
+        f"{kill['ray']:.1f} s.",
+        "",
+        notes,
+    ]
+
+
+def faults_section(figures: dict[str, Any], notes: str) -> list[str]:
+    """Return the table of what was broken on purpose, from ``faults.json``."""
+    counts = ("tried", "survived", "lost", "double", "wrong", "unnoticed")
+    lines = [
+        "",
+        "## Broken on purpose",
+        "",
+        "`benchmarks/faults.py`. [What is promised](../explanation/reliability.md).",
+        "",
+        f"| fault | of | {' | '.join(counts)} |",
+        f"|---|---|{'---:|' * len(counts)}",
+    ]
+    for row in [*figures["rows"], {"fault": "all", "to": "", **figures["total"]}]:
+        cells = " | ".join(f"{row[count]:,}" for count in counts)
+        lines.append(f"| {row['fault']} | {row['to']} | {cells} |")
+    return [*lines, "", notes]
+
+
+def damage_section(figures: dict[str, Any], _notes: str) -> list[str]:
+    """Return the lines on damaged indexes, from ``index_damage.json``."""
+    totals = figures["totals"]
+
+    def told(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name}: {n}" for name, n in sorted(counts.items(), key=lambda x: -x[1]))
+
+    return [
+        "",
+        "## An index whose files are damaged",
+        "",
+        f"`benchmarks/index_damage.py`: {figures['trials']} flipped bits and cut files over "
+        f"{len(totals['kind'])} kinds of file. Opened and searched: {told(totals['plain'])}. `--check`: "
+        f"{told(totals['check'])}. `--repair`: {told(totals['repair'])}.",
+    ]
+
+
+def backends_section(figures: dict[str, Any], notes: str) -> list[str]:
+    """Return the lines on the index's back ends, from ``index_backends.json``."""
+    lines = ["", "## Back ends of the index", "", "`benchmarks/index_backends.py`."]
+    for n, found in figures.items():
+        names = list(next(iter(found["queries"].values())))
+        lines += [
+            "",
+            f"{int(n):,} studies, load {found['load_before']:.1f} to {found['load_after']:.1f}: median "
+            "in ms (recall at 10):",
+            "",
+            f"| query | {' | '.join(names)} |",
+            f"|---|{'---:|' * len(names)}",
+        ]
+        for query, row in found["queries"].items():
+            cells = [
+                f"{row[name]['p50_ms']:.1f}"
+                + (f" ({row[name]['recall_at_10']:.3f})" if "recall_at_10" in row[name] else "")
+                if name in row
+                else ""
+                for name in names
+            ]
+            lines.append(f"| {query} | {' | '.join(cells)} |")
+        built = "; ".join(
+            f"{name}: {took['add_s']:.0f} + {took['finish_s']:.0f} s"
+            for name, took in found["build"].items()
+        )
+        lines += ["", f"Adding + finishing: {built}."]
+    return [*lines, "", notes]
+
+
+def store_section(figures: dict[str, Any], notes: str) -> list[str]:
+    """Return the lines on an index in an object store, from ``object_store.json``."""
+    runs = figures["runs"]
+    names = ("vector_p50_ms", "text_p50_ms", "filtered_p50_ms", "finish_s", "finish_requests",
+             "first_search_fetched_mib", "open_again_and_search_fetched_mib")  # fmt: skip
+    lines = [
+        "",
+        "## An index in an object store",
+        "",
+        f"`benchmarks/object_store.py`: {figures['rows']:,} studies, {figures['dim']} numbers.",
+        "",
+        f"| | {' | '.join(run['where'] + ', ' + run['search'] for run in runs)} |",
+        f"|---|{'---:|' * len(runs)}",
+    ]
+    lines += [
+        f"| {name.replace('_', ' ')} | {' | '.join(_cell(run.get(name, '')) for run in runs)} |"
+        for name in names
+    ]
+    return [*lines, "", notes]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) else str(value)
