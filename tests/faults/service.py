@@ -165,7 +165,10 @@ def _load(
     """Write and search until the service is gone."""
     rng = random.Random(seed)
     connection = service.connect()
-    with contextlib.suppress(OSError, http.client.HTTPException):
+    with (
+        contextlib.closing(connection),
+        contextlib.suppress(OSError, http.client.HTTPException),
+    ):
         while True:
             with told.lock:
                 number = next(told.numbers)
@@ -266,8 +269,12 @@ def _load_round(state: _State, rng: random.Random) -> tuple[str, str]:
 
 def _checked(state: _State) -> tuple[str, str]:
     """Compare what the service has with what it has acknowledged."""
+    with contextlib.closing(state.service.connect()) as connection:
+        return _compared(state, connection)
+
+
+def _compared(state: _State, connection: http.client.HTTPConnection) -> tuple[str, str]:
     service, told = state.service, state.told
-    connection = service.connect()
     if told.wrong:
         return "wrong", told.wrong.pop()
     if service.searched() != state.expected:
@@ -294,7 +301,6 @@ def _checked(state: _State) -> tuple[str, str]:
     _, listed = service.ask(connection, "GET", "/v1/accounts")
     if missing := told.accounts - {a["name"] for a in listed["accounts"]}:
         return "lost", f"accounts {missing}"
-    connection.close()
     database = Database.open(beside(state.home / "idx"))
     try:
         verdict = AuditLog(database).verify()
@@ -310,16 +316,15 @@ def _no(note: str) -> int:
 
 
 def _ended(service: Service, job_id: str, within_s: float = 90.0) -> dict[str, Any]:
-    connection = service.connect()
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        status, job = service.ask(connection, "GET", f"/v1/jobs/{job_id}")
-        if status != 200:
-            return {"state": f"status {status}", "studies": []}
-        if job["state"] not in ("queued", "running"):
-            connection.close()
-            return dict(job)
-        time.sleep(0.05)
+    with contextlib.closing(service.connect()) as connection:
+        while time.monotonic() < deadline:
+            status, job = service.ask(connection, "GET", f"/v1/jobs/{job_id}")
+            if status != 200:
+                return {"state": f"status {status}", "studies": []}
+            if job["state"] not in ("queued", "running"):
+                return dict(job)
+            time.sleep(0.05)
     return {"state": "hung", "studies": []}
 
 
@@ -425,6 +430,7 @@ def soak(
                     status, said = (200, "") if job["state"] == "done" else (500, str(job))
             except (OSError, AssertionError, http.client.HTTPException) as error:
                 said = f"{type(error).__name__}: {error}"
+                connection.close()
                 connection = service.connect()
             with lock:
                 if status == 200:

@@ -9,9 +9,8 @@ from faults.stages import Inputs
 
 
 @pytest.mark.skipif(library() is None, reason="libfaketime is not installed")
-@pytest.mark.parametrize("shift", ["-10 years", "+10 years"])
 def test_a_clock_that_jumps_changes_no_artifact_and_breaks_no_log(
-    inputs: Inputs, tmp_path: Path, shift: str
+    inputs: Inputs, tmp_path: Path
 ) -> None:
-    row = jump(shift, inputs, tmp_path, keep=lambda row: None)
+    row = jump("-10 years", inputs, tmp_path, keep=lambda row: None)
     assert row.survived == row.tried == 4, row.notes
