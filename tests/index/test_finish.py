@@ -168,3 +168,21 @@ def test_one_study_added_twice_at_the_same_moment_is_kept_once(tmp_path: Path, g
     index.finish()
     assert index._table.count_rows() == index.count() == 10
     assert index.studies(["s0003"]) == [gallery.study(3)]
+
+
+def test_what_a_killed_finish_was_writing_is_cleared_away(empty: Index, gallery) -> None:
+    gallery.add(empty, range(12))
+    empty.finish()
+    folder = empty.place.path
+    left = [
+        folder / ".manifest.json.abc.tmp",
+        folder / "derived" / ".text.json.abc.tmp",
+        folder / "derived" / ".building-abc" / "raw.npy",
+    ]
+    left[2].parent.mkdir()
+    for path in left:
+        path.write_bytes(b"half")
+    empty.finish()
+    assert not any(path.exists() for path in left)
+    assert not left[2].parent.exists()
+    assert Index.open(folder).count() == 12

@@ -140,3 +140,17 @@ def test_a_handful_of_rows_can_be_partitioned(tmp_path: Path, n: int) -> None:
         direction(rows[0], zero), places_of(n), places_of(n), None, at_least=n
     )
     assert sorted(places) == list(range(n))
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "codes.npy", "offsets.npy"])
+def test_partitions_whose_array_has_no_sound_head_are_not_taken(
+    partitioned: Index, tmp_path: Path, name: str
+) -> None:
+    (folder,) = (partitioned.place.path / "derived").glob("volume-*")
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert partitions.load(copy) is not None
+    whole = (copy / name).read_bytes()
+    for content in (whole[:40], whole[:20] + b"(" * 30 + whole[50:], b""):
+        (copy / name).write_bytes(content)
+        assert partitions.load(copy) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medfinder.errors import ConfigError, InputError, Mismatch, UnknownName
-from medfinder.index.schema import Stream
+from medfinder.index.schema import Stream, check_vectors
 from medfinder.index.store import Index
 
 
@@ -82,3 +82,10 @@ def test_an_index_needs_a_known_stream_of_a_positive_dimension(tmp_path) -> None
         Index.create(tmp_path / "b", {"volume": Stream("astra", "astra@1", 0)})
     with pytest.raises(ConfigError, match="an encoder for at least one stream"):
         Index.create(tmp_path / "c", {})
+
+
+def test_a_unit_vector_stays_as_it_is_bit_by_bit() -> None:
+    rows = np.random.default_rng(0).standard_normal((500, 256)).astype(np.float32)
+    once = check_vectors(rows, 256, "vectors")
+    assert np.array_equal(check_vectors(once, 256, "vectors"), once)
+    assert np.allclose(np.linalg.norm(once.astype(np.float64), axis=1), 1, atol=1e-7)

@@ -21,6 +21,7 @@ _DAMAGED = (
     "lanceerror(arrow)",
     "lanceerror(internal)",
     "invalid range",
+    "metadata range",
     "corrupt",
     "decode",
     "panic",

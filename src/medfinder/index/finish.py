@@ -60,6 +60,7 @@ def finish(
     Args:
         check: Raises where another process has taken over meanwhile.
     """
+    files.clear(place)
     _drop_duplicates(table, snapshot())
     n = len(snapshot())
     if n:

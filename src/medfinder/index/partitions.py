@@ -18,6 +18,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,19 @@ def build(
         file.write(json.dumps({**record, "checksum": checksum(record)}).encode())
 
 
+# Numpy reads the head of an array as Python: what it raises of a damaged one is a parser's, too.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    TokenError,
+)
+
+
 def load(folder: Path) -> Partitions | None:
     """Return the partitions in `folder`, or None where they are missing or unfinished."""
     try:
@@ -192,7 +206,7 @@ def load(folder: Path) -> Partitions | None:
         mapped = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("vectors", "codes")}
         whole = {n: _load_whole(folder / f"{n}.npy", said.get("files", {})) for n in _WHOLE}
         numbers = {"budget": int(said["budget"]), "recall": float(said["recall"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return None
     return Partitions(**mapped, **whole, **numbers, folder=folder)  # type: ignore[arg-type]
 

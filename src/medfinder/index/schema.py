@@ -71,6 +71,8 @@ class VectorBatch(Protocol):
     def model_id(self) -> str: ...  # noqa: D102
 
 
+_UNIT = 1.2e-7  # two rounding errors of float32
+
 _ENGLISH = (
     "a an and are as at be but by for from has have in into is it its of on or that the their then "
     "there these they this to was were which will with"
@@ -151,6 +153,8 @@ def check_vectors(vectors: NDArray[np.float32], dim: int, what: str) -> NDArray[
             "Embed that item again, or leave it out.",
             rule="bad-vector",
         )
+    # A row that is a unit vector to float32's precision stays as it is, bit by bit.
+    lengths[np.abs(lengths - 1) < _UNIT] = 1
     unit: NDArray[np.float32] = (wide / lengths[:, None]).astype(np.float32)
     return unit
 
