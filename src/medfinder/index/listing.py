@@ -94,6 +94,8 @@ def followed(
     nobody = np.full(len(earlier), -1, np.int32)
     if n_kept == len(earlier):
         stayed = np.arange(len(earlier), dtype=np.int32)
+    elif n_kept == 0:  # compacted: all of it came
+        return _listing(came, streams), nobody
     elif 2 * n_kept < len(earlier):
         return listing_of(table, streams), nobody
     else:
