@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfinder.config import from_dict
-from medfinder.errors import ConfigError, InputError
+from medfinder.errors import ConfigError, InputError, UnknownName
 from medfinder.registry import unknown
 
 
@@ -134,8 +134,6 @@ class Costs:
         Raises:
             UnknownName: None were measured.
         """
-        from medfinder.errors import UnknownName
-
         if name not in self.gpus:
             raise UnknownName(unknown("GPU with measured figures", name, sorted(self.gpus)))
         return self.gpus[name]
