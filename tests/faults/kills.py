@@ -71,7 +71,9 @@ def kill_stage(
         while row.tried + kills < n and (kills == 0 or rng.random() < AGAIN):
             child = Child(run, inputs, out)
             time.sleep(rng.uniform(0, takes_s))
-            kills += child.kill()
+            if not child.kill():  # it had ended, and would only say so if it were run again
+                break
+            kills += 1
             if is_finished(out) and not is_update:  # it says so: then it is
                 outcome, note = judged(expected, contents(stage, out))
                 torn = "" if outcome == "survived" else f"{outcome} finished, but torn: {note}"
@@ -79,6 +81,8 @@ def kill_stage(
                 ids = set(contents(f"{stage}-few", out)["ids"])
                 if not set(before["ids"]) <= ids:
                     torn = "lost while it was updated"
+        if not kills:
+            continue
         child = Child(run, inputs, out)
         said = child.end()
         is_done = said[0] == "done" or (said[0] == "refused" and "has finished" in said[1])

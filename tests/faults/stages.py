@@ -190,16 +190,21 @@ class Child:
                 return False
         return True
 
-    def _join(self) -> None:
+    def _ends(self, within_s: float) -> bool:
+        """Wait until it has ended with all its threads, which then hold no lock."""
+        deadline = time.monotonic() + within_s
         while self.process.exitcode is None:
+            if time.monotonic() > deadline:
+                return False
             self.process.join(0.5)
+        return True
 
     def kill(self) -> bool:
         """Kill it and its workers with no warning; tell whether it was still at work."""
         was_at_work = not self._ours.poll(0) and self.process.is_alive()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._join()
+        assert self._ends(HUNG_S), "A process that was killed did not end."
         return was_at_work
 
     def end(self, within_s: float = HUNG_S) -> tuple[str, Any]:
@@ -208,7 +213,9 @@ class Child:
             self.said = self._ours.recv() if self._says(within_s) else ("hung", "")
         except (EOFError, OSError):
             self.said = ("killed", "")
-        self.kill() if self.said[0] == "hung" else self._join()
+        if not self._ends(0.0 if self.said[0] == "hung" else HUNG_S):
+            self.said = ("hung", self.said)  # at its end, where it had said something
+            self.kill()
         return self.said
 
 
