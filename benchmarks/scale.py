@@ -10,7 +10,7 @@ its own, and every worker one thread, so that runs differ only in who works:
 
 The rate is that between the first sixth of the studies and the last one, so that starting (processes,
 imports, the model) is not in it: ``start_s`` says how long the first study took, ``cluster_s`` how long
-Ray's nodes did. Efficiency is rate(2) / (2 rate(1)). The writer of the index is a process besides, and
+Ray's nodes did. Efficiency is rate(2) / (2 rate(1)) within a repeat, and the median over repeats. The writer of the index is a process besides, and
 has no core of its own here, which a cluster would give it.
 
 Every index is compared with that of ``here``: vectors bit for bit, rows, and the content's hash.
@@ -178,6 +178,54 @@ def measured(name: str, studies: Path, out: Path) -> dict[str, Any]:
     return figures
 
 
+def summary(
+    seen: dict[str, list[dict[str, Any]]],
+    differ: dict[str, int],
+    lost: dict[str, int],
+    same_hash: dict[str, bool],
+) -> dict[str, Any]:
+    """Return medians of runs, and ratios of runs of one repeat: the machine's speed comes and goes."""
+    rows = []
+    for name in RUNS:
+        row: dict[str, Any] = {"run": name}
+        for key in ("cluster_s", "start_s", "total_s", "studies_per_s"):
+            row[key] = round(statistics.median(f[key] for f in seen[name]), 2)
+        row |= {
+            "vectors_that_differ": differ[name],
+            "rows_lost": lost[name],
+            "same_content_hash": same_hash[name],
+            "rejections": max(f["rejections"] for f in seen[name]),
+            "each": [round(f["studies_per_s"], 2) for f in seen[name]],
+        }
+        rows.append(row)
+
+    def paired(one: str, two: str, key: str = "studies_per_s") -> list[tuple[float, float]]:
+        return [(a[key], b[key]) for a, b in zip(seen[one], seen[two], strict=True)]
+
+    efficiencies = {
+        kind: sorted(round(b / a / 2, 3) for a, b in paired(f"{kind}-1", f"{kind}-2"))
+        for kind in ("processes", "ray")
+    }
+    return {
+        "repeats": len(seen["here"]),
+        "runs": rows,
+        "efficiency_ratio": {k: statistics.median(each) for k, each in efficiencies.items()},
+        "efficiency_each_ratio": efficiencies,
+        "ray_to_processes_ratio": round(
+            statistics.median(b / a for a, b in paired("processes-2", "ray-2")), 3
+        ),
+        "cost_of_a_kill_s": {
+            kind: round(
+                statistics.median(
+                    b - a for a, b in paired(f"{kind}-2", f"{kind}-2-killed", "total_s")
+                ),
+                2,
+            )
+            for kind in ("processes", "ray")
+        },
+    }
+
+
 def main() -> None:
     """Run every kind so often, compare the indexes, and write the result."""
     parser = argparse.ArgumentParser()
@@ -208,42 +256,13 @@ def main() -> None:
                 lost[name] += len(vectors.keys() - found[0].keys())
                 differ[name] += sum(found[0].get(key) != value for key, value in vectors.items())
                 same_hash[name] &= found[1] == digest
-    rows = []
-    for name in RUNS:
-        row: dict[str, Any] = {"run": name}
-        for key in ("cluster_s", "start_s", "total_s", "studies_per_s"):
-            row[key] = round(statistics.median(f[key] for f in seen[name]), 2)
-        row |= {
-            "vectors_that_differ": differ[name],
-            "rows_lost": lost[name],
-            "same_content_hash": same_hash[name],
-            "rejections": max(f["rejections"] for f in seen[name]),
-        }
-        rows.append(row)
-    by_name = {row["run"]: row for row in rows}
-
-    def ratio(one: str, two: str) -> float:
-        return round(by_name[two]["studies_per_s"] / by_name[one]["studies_per_s"] / 2, 3)
-
     assert reference is not None
     figures = {
         "studies": n,
         "vectors": len(reference[0]),
-        "repeats": repeats,
-        "runs": rows,
-        "efficiency_ratio": {
-            "processes": ratio("processes-1", "processes-2"),
-            "ray": ratio("ray-1", "ray-2"),
-        },
-        "ray_to_processes_ratio": round(
-            by_name["ray-2"]["studies_per_s"] / by_name["processes-2"]["studies_per_s"], 3
-        ),
-        "cost_of_a_kill_s": {
-            kind: round(by_name[f"{kind}-2-killed"]["total_s"] - by_name[f"{kind}-2"]["total_s"], 2)
-            for kind in ("processes", "ray")
-        },
+        **summary(seen, differ, lost, same_hash),
     }
-    print(table(rows))
+    print(table([{k: v for k, v in row.items() if k != "each"} for row in figures["runs"]]))
     print({key: value for key, value in figures.items() if key != "runs"})
     if not given.quick:
         write_result(
