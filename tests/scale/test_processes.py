@@ -46,6 +46,15 @@ def test_of_many_items_sent_at_once_the_one_that_kills_is_found() -> None:
     assert [i for i, _ in found] == list(range(40))
 
 
+def test_an_item_that_hangs_is_ended_and_is_a_failure_and_all_others_are_there() -> None:
+    engine = Processes(2, limit_s=1.5)
+    found = dict(engine.map(range(12), [step(scaled.hang_at, 5)], chunk=2))
+    failed = found.pop(5)
+    assert (failed.rule, failed.attempts) == ("too-slow", 2)
+    assert "not done in 1.5 s, 2 times" in failed.reason
+    assert found == {i: 2 * i for i in range(12) if i != 5}
+
+
 def test_a_worker_killed_from_outside_loses_nothing() -> None:
     found = []
     stream = Processes(2).map(range(30), [step(scaled.slow_double, 0.02)])

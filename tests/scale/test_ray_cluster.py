@@ -12,7 +12,7 @@ import pytest
 
 from medfinder.embed import Embedder
 from medfinder.errors import ConfigError, InputError, MissingExtra
-from medfinder.scale.engine import Failure, Step
+from medfinder.scale.engine import LIMIT_S, Failure, Step
 from medfinder.scale.ray_cluster import RayCluster
 from medfinder.scale.schedule import AHEAD
 from medfinder.search.build import build_index
@@ -200,6 +200,22 @@ def test_what_kills_the_task_that_reads_it_is_a_failure_and_the_gpu_s_worker_sta
     assert (failed.rule, failed.attempts) == ("worker-died", 3)
     assert found == {i: 4 * i for i in range(6) if i != 3}
     assert capfd.readouterr().out == ""  # data's place, in which Ray tells of what fell
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_hangs_on_a_core_or_a_gpu_is_ended_and_is_a_failure(
+    with_gpu: RayCluster, place: int
+) -> None:
+    steps = [step(scaled.double), step(scaled.double, gpu=True)]
+    steps[place] = step(scaled.hang_at, 3 * 2**place, gpu=place == 1)
+    with_gpu.limit_s = 8.0  # a new worker of Ray takes seconds
+    try:
+        found = dict(with_gpu.map(range(6), steps))
+    finally:
+        with_gpu.limit_s = LIMIT_S
+    failed = found.pop(3)
+    assert (failed.rule, failed.attempts) == ("too-slow", 2)
+    assert found == {i: 4 * i for i in range(6) if i != 3}
 
 
 def test_an_index_made_with_a_gpu_s_worker_is_the_same(

@@ -54,6 +54,13 @@ def die_at(bad: int, item: int) -> int:
     return 2 * item
 
 
+def hang_at(bad: int, item: int) -> int:
+    """Double it, or do not come back."""
+    while item == bad:
+        time.sleep(60)
+    return 2 * item
+
+
 def noted(folder: Path, item: int) -> int:
     """Write down in a file of its own that the item is at work."""
     (folder / f"{item}-{time.monotonic_ns()}").write_text(f"{os.getpid()} {time.monotonic()}")

@@ -16,7 +16,7 @@ from medfinder.volume.checks import CheckConfig
 from medfinder.volume.read import VolumeRef, read_ref
 
 # Reasons that may lie in the machine, not in the item: a later run tries these items again.
-PASSING = ("unreadable", "decoder-crash", "out-of-memory")
+PASSING = ("unreadable", "decoder-crash", "out-of-memory", "too-slow")
 
 
 def inspect(ref: VolumeRef, check: CheckConfig) -> dict[str, Any]:
@@ -121,4 +121,6 @@ def _told(failure: Failure) -> dict[str, Any]:
         }
     if failure.rule == "out-of-memory":
         return {"rule": "out-of-memory", "reason": "The volume does not fit in memory."}
+    if failure.rule == "too-slow":
+        return {"rule": failure.rule, "reason": failure.reason}
     return {"rule": "unreadable", "reason": failure.reason}

@@ -16,6 +16,7 @@ from medfinder.errors import InputError
 Item = TypeVar("Item")
 
 ATTEMPTS = 3  # of an item whose worker died, or whose disk did not answer
+LIMIT_S = 3600.0  # for an item; what takes longer hangs, and its worker is ended
 PAUSE_S = 0.2  # before the second attempt where something was raised; twice that before the third
 
 # What no item is to blame for, and no item can escape: the run ends, and goes on another time.
@@ -47,8 +48,8 @@ class Failure:
     """Why there is no result for an item: the row of a dead letter.
 
     Attributes:
-        rule: Of the InputError; ``"worker-died"``, ``"io-error"`` or ``"out-of-memory"`` where the
-            machine may be to blame.
+        rule: Of the InputError; ``"worker-died"``, ``"too-slow"``, ``"io-error"`` or
+            ``"out-of-memory"`` where the machine may be to blame.
         reason: One sentence, without a path.
         attempts: How often it was tried.
         error: What was raised last; None where its worker died.
@@ -58,6 +59,18 @@ class Failure:
     reason: str
     attempts: int = 1
     error: Exception | None = None
+
+
+class Overdue(Exception):
+    """What stands for the error of an item that was not done in time.
+
+    Args:
+        limit_s: The time, in s.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        super().__init__(f"An item was not done in {limit_s:g} s.")
 
 
 class Engine(Protocol):
@@ -78,9 +91,10 @@ class Engine(Protocol):
         the generator stops the workers: hold it in `contextlib.closing`.
 
         An item is tried again where its worker died, or it raised an OSError or a MemoryError, which
-        may pass: the last time alone, while nothing else runs, where memory may be short. Then it is a `Failure`. So is at once
-        whatever raised an InputError. Any other error is nobody's but the code's or the machine's (a
-        full disk): it is raised here, and ends the run.
+        may pass: the last time alone, while nothing else runs, where memory may be short. One that is
+        not done in the engine's time limit, where workers are processes, is tried twice. Then it is a
+        `Failure`. So is at once whatever raised an InputError. Any other error is nobody's but the
+        code's or the machine's (a full disk): it is raised here, and ends the run.
 
         Args:
             items: Picklable, for workers elsewhere.
@@ -101,7 +115,7 @@ def may_pass(error: Exception) -> bool:
     """Tell whether another attempt may do better."""
     if isinstance(error, InputError):
         return False
-    if isinstance(error, (ConnectionError, TimeoutError)):
+    if isinstance(error, (ConnectionError, TimeoutError, Overdue)):
         return True
     if isinstance(error, OSError):  # one without a number is a decoder's word for a damaged file
         return error.errno is not None and error.errno not in _OF_THE_RUN
@@ -112,13 +126,15 @@ def judged(error: Exception | None, attempt: int, attempts: int) -> Failure | No
     """Return the failure that an item's attempt came to; None where it is tried again.
 
     Args:
-        error: What it raised; None where its worker died.
+        error: What it raised, or `Overdue`; None where its worker died.
         attempt: Which attempt it was, from 1.
-        attempts: Most there are.
+        attempts: Most there are; what is overdue has two at most.
 
     Raises:
         Exception: `error`, where it is not the item's.
     """
+    if isinstance(error, Overdue):
+        attempts = min(attempts, 2)
     if error is None or may_pass(error):
         return _given_up(error, attempt) if attempt >= attempts else None
     if isinstance(error, InputError):
@@ -137,6 +153,11 @@ def _given_up(error: Exception | None, attempts: int) -> Failure:
             "there is.",
             attempts,
         )
+    if isinstance(error, Overdue):
+        reason = (
+            f"It was not done in {error.limit_s:g} s, {times}: it is damaged, or its disk hangs."
+        )
+        return Failure("too-slow", reason, attempts, error)
     if isinstance(error, MemoryError):
         return Failure("out-of-memory", "It does not fit in memory.", attempts, error)
     number = getattr(error, "errno", None)

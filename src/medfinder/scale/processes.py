@@ -14,9 +14,10 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 from medfinder.errors import ConfigError
-from medfinder.scale.engine import ATTEMPTS, Item, Step
+from medfinder.scale.engine import ATTEMPTS, LIMIT_S, Item, Step
 from medfinder.scale.line import Line, Raised, confine, sendable
 from medfinder.scale.schedule import (
+    LOOK_S,
     Broken,
     Died,
     Done,
@@ -45,16 +46,18 @@ class Processes:
         workers: Processes; 0 for one a core.
         threads: Of each, for what counts in several; 0 for ``OMP_NUM_THREADS`` where it is set, else
             the cores dealt out evenly. The same number gives the same bits.
+        limit_s: Longest time for an item.
 
     Raises:
         ConfigError: A number is below 0.
     """
 
-    def __init__(self, workers: int = 0, *, threads: int = 0) -> None:
+    def __init__(self, workers: int = 0, *, threads: int = 0, limit_s: float = LIMIT_S) -> None:
         for name, value in (("workers", workers), ("threads", threads)):
             if value < 0:
                 raise ConfigError(f"Setting {name} is {value}; expected 0 (all cores) or more.")
         self.workers = workers or n_cores()
+        self.limit_s = limit_s
         self.threads = threads or _said_threads() or max(1, n_cores() // self.workers)
 
     def map(
@@ -76,7 +79,9 @@ class Processes:
             ) from None
         crew = _Crew(self.workers, self.threads, packed)
         size = max(chunk, *(step.batch for step in steps))
-        return scheduled(crew, items, chunk=size, attempts=attempts, ordered=ordered)
+        return scheduled(
+            crew, items, chunk=size, attempts=attempts, ordered=ordered, limit_s=self.limit_s
+        )
 
 
 def _said_threads() -> int:
@@ -124,7 +129,7 @@ class _Crew:
             known[worker.handle.connection] = known[worker.handle.process.sentinel] = worker
         events: list[Event] = []
         # What a process said before it fell counts: its connection is read to the end.
-        for worker in dict.fromkeys(known[r] for r in wait(list(known), None if block else 0)):
+        for worker in dict.fromkeys(known[r] for r in wait(list(known), LOOK_S if block else 0)):
             try:
                 while worker.handle.connection.poll():
                     events.append(self._event(worker, worker.handle.connection.recv_bytes()))
@@ -132,8 +137,7 @@ class _Crew:
             except (EOFError, OSError):
                 is_alive = False
             if not is_alive:
-                self._workers.remove(worker)
-                _end(worker.handle, at_once=True)
+                self.end(worker)
                 events.append(Died(worker))
         return events
 
@@ -144,6 +148,10 @@ class _Crew:
         if kind == "broken":
             return Broken(worker, value)
         return Done(worker, next(unit for unit in worker.flying if unit.number == value), results)
+
+    def end(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        _end(worker.handle, at_once=True)
 
     def stop(self) -> None:
         for worker in self._workers:

@@ -22,10 +22,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from medfinder.errors import ConfigError, InputError, MissingExtra
-from medfinder.scale.engine import ATTEMPTS, Item, Step
+from medfinder.scale.engine import ATTEMPTS, LIMIT_S, Item, Step
 from medfinder.scale.line import Line, confine
 from medfinder.scale.processes import n_cores
 from medfinder.scale.schedule import (
+    LOOK_S,
     Broken,
     Died,
     Done,
@@ -52,6 +53,7 @@ class RayCluster:
         workers: Actors; 0 for as many as the cluster has room for, also while it grows.
         threads: Of each, which is the cores it takes. The same number gives the same bits.
         patience_s: How long to wait for the first worker.
+        limit_s: Longest time for an item, in the cluster's queue besides.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -66,6 +68,7 @@ class RayCluster:
         workers: int = 0,
         threads: int = 1,
         patience_s: float = PATIENCE_S,
+        limit_s: float = LIMIT_S,
     ) -> None:
         if workers < 0:
             raise ConfigError(f"Setting workers is {workers}; expected 0 (all cores) or more.")
@@ -74,6 +77,7 @@ class RayCluster:
         self.workers = workers
         self.threads = threads
         self.patience_s = patience_s
+        self.limit_s = limit_s
         self._is_ours = _join(address, max(n_cores(), workers * threads))
 
     def close(self) -> None:
@@ -109,7 +113,9 @@ class RayCluster:
         before = _packed(steps[:n_before]) if n_before else None
         crew = _Crew(self, before, _packed(steps[n_before:]), has_gpu)
         size = max(chunk, *(step.batch for step in steps))
-        return scheduled(crew, items, chunk=size, attempts=attempts, ordered=ordered)
+        return scheduled(
+            crew, items, chunk=size, attempts=attempts, ordered=ordered, limit_s=self.limit_s
+        )
 
 
 def _join(address: str, n_cpus: int) -> bool:
@@ -229,6 +235,7 @@ class _Crew:
         self._task = ray.remote(_prepare).options(num_cpus=cluster.threads, max_retries=0)
         self._workers: list[Worker] = []
         self._refs: dict[Any, tuple[Worker, Unit | None]] = {}
+        self._tasks: dict[int, Any] = {}  # number of a unit -> the task that prepares it
         self._size = (0, float("-inf"))
         self._begun = time.monotonic()
 
@@ -256,16 +263,15 @@ class _Crew:
         pause_s = unit.pause_s
         if self._before is not None:
             values = self._task.remote(self._before, self._cluster.threads, values, pause_s)
+            self._tasks[unit.number] = values
             pause_s = 0.0
         self._refs[worker.handle.run.remote(values, pause_s)] = (worker, unit)
 
     def wait(self, block: bool) -> list[Event]:
         ray = _ray()
-        while True:
-            refs = list(self._refs)
-            done, _ = ray.wait(refs, timeout=1.0 if block else 0.0)
-            if done or not block:
-                break
+        refs = list(self._refs)
+        done, _ = ray.wait(refs, timeout=LOOK_S if block else 0.0)
+        if block and not done:
             self._check_patience()
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0.0)
         events: list[Event] = []
@@ -279,6 +285,8 @@ class _Crew:
         if ref not in self._refs:  # of a worker that has fallen
             return
         worker, unit = self._refs.pop(ref)
+        if unit is not None:
+            self._tasks.pop(unit.number, None)
         try:
             results = ray.get(ref)
         except exceptions.RayTaskError as error:
@@ -287,15 +295,18 @@ class _Crew:
             else:
                 yield Broken(worker, error.cause if isinstance(error.cause, Exception) else error)
         except exceptions.RayActorError:
-            self._drop(worker)
+            self.end(worker)
             yield Died(worker)
         except exceptions.RayError:  # the machine that held its values
             yield Died(worker) if unit is None else Lost(worker, unit)
         else:
             yield Ready(worker) if unit is None else Done(worker, unit, results)
 
-    def _drop(self, worker: Worker) -> None:
+    def end(self, worker: Worker) -> None:
         ray = _ray()
+        for unit in worker.flying:
+            if unit.number in self._tasks:
+                ray.cancel(self._tasks.pop(unit.number), force=True)
         self._workers.remove(worker)
         self._refs = {ref: (w, unit) for ref, (w, unit) in self._refs.items() if w is not worker}
         ray.kill(worker.handle)
@@ -321,4 +332,4 @@ class _Crew:
         if not ray.is_initialized():
             return
         for worker in list(self._workers):
-            self._drop(worker)
+            self.end(worker)

@@ -7,20 +7,23 @@ One rule for every kind of worker; a `Crew` is what starts them, sends to them a
 - A worker's fall is the fault of the unit that it was at; those that waited behind it are dealt out
   again. A unit of several items is taken apart. The last attempt at one that took its
   worker down is made while nothing else runs: what wants all the memory there is has it.
+- A worker that is at a unit for longer than its items have is ended, and the unit is to blame.
 - At most `AHEAD` units a worker are read ahead of what was yielded.
 """
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from medfinder.errors import InputError
-from medfinder.scale.engine import PAUSE_S, Failure, Item, judged
+from medfinder.scale.engine import PAUSE_S, Failure, Item, Overdue, judged
 from medfinder.scale.line import Raised
 
 DEPTH = 2
 AHEAD = 4
+LOOK_S = 1.0  # how often workers are looked at that say nothing
 _FALSE_STARTS = 3  # workers in a row that fell before they did anything
 
 
@@ -50,12 +53,14 @@ class Worker:
         is_ready: Whether its steps are made.
         flying: What it was sent and has not returned, in order.
         n_done: Units that it returned.
+        since: When it came to the first of `flying`, by the clock that `time.monotonic` reads.
     """
 
     handle: Any
     is_ready: bool = False
     flying: deque[Unit] = field(default_factory=deque)
     n_done: int = 0
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,11 @@ class Crew(Protocol):
         ...
 
     def wait(self, block: bool) -> list[Event]:
-        """Return what happened since; where nothing did, wait for it if `block`, however long."""
+        """Return what happened since; where nothing did, wait for it if `block`, at most `LOOK_S`."""
+        ...
+
+    def end(self, worker: Worker) -> None:
+        """End one, whatever it is at; nothing more is heard of it."""
         ...
 
     def stop(self) -> None:
@@ -134,16 +143,24 @@ class Schedule:
         chunk: Items a unit.
         attempts: Most of an item.
         ordered: Whether results wait for those before them.
+        limit_s: Longest time for an item.
     """
 
     def __init__(
-        self, crew: Crew, items: Iterable[Any], chunk: int, attempts: int, ordered: bool
+        self,
+        crew: Crew,
+        items: Iterable[Any],
+        chunk: int,
+        attempts: int,
+        ordered: bool,
+        limit_s: float,
     ) -> None:
         self._crew = crew
         self._source = enumerate(items)
         self._chunk = chunk
         self._attempts = attempts
         self._ordered = ordered
+        self._limit_s = limit_s
         self._is_exhausted = False
         self._n_units = 0
         self._n_open = 0  # items read and not yielded
@@ -165,6 +182,7 @@ class Schedule:
                     return
                 for event in self._crew.wait(block=found is None):
                     self._heard(event)
+                self._end_overdue()
                 self._feed()  # before whoever reads this takes its time
                 if found is not None:
                     yield found
@@ -229,8 +247,19 @@ class Schedule:
             n_starting += 1
 
     def _send(self, worker: Worker, unit: Unit) -> None:
+        if not worker.flying:
+            worker.since = time.monotonic()
         worker.flying.append(unit)
         self._crew.send(worker, unit)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for worker in [worker for worker in self._workers if worker.flying]:
+            unit = worker.flying[0]
+            if now - worker.since > self._limit_s * len(unit.items) + unit.pause_s:
+                self._crew.end(worker)
+                self._is_alone = False
+                self._fell(worker, Overdue(self._limit_s))
 
     # -- what is heard -----------------------------------------------------------
 
@@ -246,6 +275,7 @@ class Schedule:
             self._fell(worker)
             return
         worker.flying.remove(event.unit)
+        worker.since = time.monotonic()
         worker.n_done += 1
         self._false_starts = 0
         if isinstance(event, Lost):
@@ -259,7 +289,7 @@ class Schedule:
                 self._done[place] = (item, result)
         self._again(raised, event.unit)
 
-    def _fell(self, worker: Worker) -> None:
+    def _fell(self, worker: Worker, error: Overdue | None = None) -> None:
         self._workers.remove(worker)
         if not worker.flying:
             if worker.n_done == 0:
@@ -274,14 +304,14 @@ class Schedule:
             return
         guilty, *others = worker.flying
         self._waiting.extendleft(reversed(others))
-        self._again([(place, item, None) for place, item in guilty.items], guilty)
+        self._again([(place, item, error) for place, item in guilty.items], guilty)
 
     def _again(self, failed: list[tuple[int, Any, Exception | None]], unit: Unit) -> None:
         """Give each item another attempt, or up."""
         for place, item, error in reversed(failed):
             verdict: Failure | None
             # Of several, one is to blame: which one, the next attempt tells.
-            several = error is None and len(unit.items) > 1
+            several = (error is None or isinstance(error, Overdue)) and len(unit.items) > 1
             verdict = None if several else judged(error, unit.attempt, self._attempts)
             if verdict is not None:
                 self._done[place] = (item, verdict)
@@ -294,7 +324,13 @@ class Schedule:
 
 
 def scheduled(
-    crew: Crew, items: Iterable[Item], *, chunk: int, attempts: int, ordered: bool
+    crew: Crew,
+    items: Iterable[Item],
+    *,
+    chunk: int,
+    attempts: int,
+    ordered: bool,
+    limit_s: float,
 ) -> Generator[tuple[Item, Any]]:
     """Yield (item, result or `Failure`) of every item; see `Engine.map`."""
-    return Schedule(crew, items, chunk, attempts, ordered).run()
+    return Schedule(crew, items, chunk, attempts, ordered, limit_s).run()
