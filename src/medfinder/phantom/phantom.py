@@ -7,13 +7,12 @@ at all. The tables are written last, from the seeds alone.
 import csv
 import io
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -28,6 +27,9 @@ from medfinder.phantom.case import CaseSpec, sample_case
 from medfinder.phantom.chest import Phantom, PhantomConfig, make_phantom, render, voxel_edge_mm
 from medfinder.phantom.wording import word
 from medfinder.records import Language, Split
+from medfinder.scale.engine import Engine, Failure, Step
+from medfinder.scale.here import Here
+from medfinder.scale.processes import Processes, n_cores
 from medfinder.volume.volume import Volume
 
 COLUMNS = (
@@ -224,30 +226,29 @@ def draw(jobs: Sequence[Drawable], workers: int, progress: Progress | None = Non
     Args:
         workers: Processes, 0 for one a core; the bytes do not depend on it.
         progress: Called with (done, all) at first and after each volume.
+
+    Raises:
+        InputError: A volume could not be written, however often it was tried.
     """
-    workers = workers or len(os.sched_getaffinity(0))
     todo = [job for job in jobs if not job.is_done]
     done = len(jobs) - len(todo)
     if progress:
         progress(done, len(jobs))
-    for _ in _run(todo, workers):
+    is_here = workers == 1 or len(todo) < 2
+    engine: Engine = Here() if is_here else Processes(workers)
+    chunk = max(1, min(8, len(todo) // (4 * (workers or n_cores()))))
+    for _, failed in engine.map(todo, [Step(partial(_writer, not is_here))], chunk=chunk):
+        if isinstance(failed, Failure):
+            raise InputError(f"A phantom was not drawn: {failed.reason}", rule=failed.rule)
         done += 1
         if progress:
             progress(done, len(jobs))
 
 
-def _run(jobs: list[Drawable], workers: int) -> Iterator[None]:
-    """Write each job and yield after it."""
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            job.write()
-            yield
-        return
-    # Spawned, not forked: the caller may hold threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, keep_freed_memory) as pool:
-        for _ in pool.map(_write, jobs, chunksize=max(1, min(8, len(jobs) // (4 * workers)))):
-            yield
+def _writer(has_own_process: bool) -> Callable[[Drawable], None]:
+    if has_own_process:
+        keep_freed_memory()
+    return _write
 
 
 def _write(job: Drawable) -> None:
