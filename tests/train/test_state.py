@@ -64,7 +64,13 @@ def damaged(content: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "harm",
-    [damaged, lambda _: b"", lambda _: b"not tensors", lambda c: c.replace(b"facts", b"fakts")],
+    [
+        damaged,
+        lambda _: b"",
+        lambda _: b"not tensors",
+        lambda c: c.replace(b"facts", b"fakts"),
+        lambda c: c[:-9] + bytes([c[-9] ^ 1]) + c[-8:],  # a bit of a weight
+    ],
 )
 def test_a_damaged_state_is_said(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
     save_state(tmp_path / "s", *run(), {})

@@ -6,6 +6,7 @@ random state to keep.
 
 import errno
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def save_state(
         for key, parameter in module.named_parameters():
             for moment, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}/{name}/{key}"] = value.detach().cpu().contiguous().clone()
-    content = save(tensors, {"facts": json.dumps(facts)})
+    told = json.dumps(facts)
+    content = save(tensors, {"facts": told, "crc": str(_crc(tensors, told))})
     try:
         with atomic_write(path) as file:
             file.write(content)
@@ -51,6 +53,13 @@ def save_state(
             f"The disk is full: the run's state needs {len(content) / 2**20:.0f} MiB. The state "
             "before it is whole; free space and run again with --resume."
         ) from None
+
+
+def _crc(tensors: Mapping[str, Tensor], facts: str) -> int:
+    crc = zlib.crc32(facts.encode())
+    for key in sorted(tensors):
+        crc = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def load_state(
@@ -64,7 +73,10 @@ def load_state(
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+            said = file.metadata()
+        facts: dict[str, Any] = json.loads(said["facts"])
+        if said["crc"] != str(_crc(tensors, said["facts"])):
+            raise ValueError("another checksum")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise Mismatch(
             f"The run's state cannot be read ({type(error).__name__}). Train into another folder."
