@@ -80,6 +80,7 @@ def test_a_run_that_stops_goes_on_with_processes_where_it_stopped(
             raise Stop
 
     monkeypatch.setattr(build, "BATCH", 2)
+    monkeypatch.setattr(build, "SHARE", 1.0)  # commit whenever there is a batch
     out = tmp_path / "idx"
     with pytest.raises(Stop):
         built(studies, out, progress=stop)

@@ -159,7 +159,7 @@ from stubs.encoders import GridEncoder, WordEncoder
 from medfinder.embed import Embedder
 from medfinder.search import build
 
-build.BATCH = 2
+build.BATCH, build.SHARE = 2, 1.0
 
 class Slow(GridEncoder):
     def encode_volumes(self, batch):

@@ -21,6 +21,7 @@ from medfinder.index.schema import STREAMS
 from medfinder.index.store import Index, Stream
 from medfinder.plan.costs import StudyCosts
 from medfinder.records import Study
+from medfinder.search.build import BATCH, SHARE
 from medfinder.studies import read_studies
 from medfinder.volume.checks import CheckConfig
 from medfinder.volume.preprocess import preprocess
@@ -28,7 +29,6 @@ from medfinder.volume.read import VolumeRef, read_study
 
 T = TypeVar("T")
 N_ROWS = 256  # rows that the cost of a commit is measured on
-BATCH = 16  # as `medfinder.search.build` commits
 
 
 def measure_study(
@@ -109,11 +109,15 @@ def _measured(
         if number == 0:  # compiled, and its files read, at the first
             for times in (*took.values(), text_s):
                 times.clear()
+    share = sum(1 for study in every if study.report is not None) / len(every)
     dims = [e.info.dim for e in (volumes, reports, joint) if e is not None]
     commit_s, row_bytes = _commits(some, dims)
+    # Commits become rarer as they become dearer.
+    embedded_s = sum(_mean(took[name]) for name in ("read", "prepare", "embed"))
+    rest_s = embedded_s + share * _mean(text_s)
+    commit_s = min(commit_s, rest_s * SHARE / (1 - SHARE))
     workers = int(manifest.config.get("workers", 0)) or os.cpu_count() or 1
     curate_s = manifest.duration_s * workers / max(1, len(every))
-    share = sum(1 for study in every if study.report is not None) / len(every)
     inspect_s = float(np.mean(took["inspect"]))
     return StudyCosts(
         encoder=f"{encoder or 'none'} + {text_encoder or 'none'}",

@@ -39,7 +39,9 @@ from medfinder.volume.read import read_study
 
 Vectors = dict[str, npt.NDArray[np.float32]]
 
-BATCH = 16  # studies a commit: at most this many are embedded again after a kill
+BATCH = 16  # studies a commit, at least
+MOST = 4096  # at most: they wait in memory
+SHARE = 0.05  # of a run's time that commits may take, each of which costs more the more there were
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,14 +149,17 @@ def build_index(
     rejections: list[Rejection] = []
     n_done, n_embedded = len(studies) - len(todo), 0
     batch: list[tuple[Study, Vectors]] = []
+    due = 0.0  # when committing is worth its time again
     steps = _steps(sources, check, cache, regions is not None)
     for study, vectors, is_new in _embedded(todo, engine or Here(), steps, regions, rejections):
         batch.append((study, vectors))
         n_done += 1
         n_embedded += is_new
-        if len(batch) == BATCH:
+        if len(batch) >= MOST or (len(batch) >= BATCH and time.monotonic() >= due):
+            begun = time.monotonic()
             _commit(index, batch, sources)
-            batch = []
+            batch, now = [], time.monotonic()
+            due = now + (now - begun) * (1 - SHARE) / SHARE
         if progress:
             progress(n_done, len(studies))
     _commit(index, batch, sources)
