@@ -347,9 +347,8 @@ def shipped(work: Path, found: dict[str, Any]) -> dict[str, Any]:
     scale = RESULTS / "scale.json"
     efficiency = 1.0
     if scale.is_file():
-        efficiency = float(
-            json.loads(scale.read_text())["figures"]["efficiency_ratio"]["processes"]
-        )
+        found_ratio = json.loads(scale.read_text())["figures"]["efficiency_ratio"]["processes"]
+        efficiency = min(1.0, float(found_ratio))
     costs = Costs(
         machine=f"{_cpu()}, one core",
         study=study,

@@ -89,6 +89,25 @@ def damage(options: argparse.Namespace) -> None:
     damage.damage_all(inputs, work, options.n, options.seed, options.what, keep)
 
 
+def other(options: argparse.Namespace) -> None:
+    """Break the store, its writer, Ray's workers; or have a service and a command write at once."""
+    from faults import elsewhere, service
+    from faults.rows import Row
+    from faults.stages import make_inputs, warm_up
+
+    run, row = {
+        "store": (elsewhere.failing_store, Row("object store fails", "index")),
+        "store-writer": (elsewhere.kill_writer_of_store, Row("kill -9", "index in a store")),
+        "ray": (elsewhere.kill_ray_workers, Row("kill -9", "a worker of Ray")),
+        "serve": (service.serve_and_add, Row("two writers", "serve + index --add")),
+    }[options.what]
+    warm_up()
+    work = HOME / f"work-{options.what}"
+    work.mkdir(parents=True, exist_ok=True)
+    inputs = make_inputs(work / "inputs")
+    run(inputs, work, options.n, options.seed, keep, row.kept(HOME / "rows"))
+
+
 def soak(options: argparse.Namespace) -> None:
     """Ask and send what a day asks and sends."""
     from faults import service
@@ -114,17 +133,28 @@ def show(options: argparse.Namespace) -> None:
     )
 
 
+PARTS = {
+    "kills": kills,
+    "fuzz": fuzz,
+    "damage": damage,
+    "other": other,
+    "soak": soak,
+    "table": show,
+}
+
+
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=("kills", "fuzz", "damage", "soak", "table"))
-    parser.add_argument("--what", default="", help="a stage, a kind of input or of file")
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument(
+        "--what", default="", help="a stage, a kind of input or of file, a row of 'other'"
+    )
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
-    parts = {"kills": kills, "fuzz": fuzz, "damage": damage, "soak": soak, "table": show}
     with contextlib.suppress(KeyboardInterrupt):
-        parts[options.part](options)
+        PARTS[options.part](options)
 
 
 if __name__ == "__main__":

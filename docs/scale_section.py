@@ -87,7 +87,7 @@ def plan_section(figures: dict[str, Any], notes: str) -> list[str]:
 def cluster_section(figures: dict[str, Any], notes: str) -> list[str]:
     """Return the lines on one process, two and a Ray cluster, from ``scale.json``."""
     rows = figures["runs"]
-    names = [name for name in rows[0] if name != "run"]
+    names = [name for name in rows[0] if name not in ("run", "each")]
     lines = [
         "",
         "## One process, two, and a cluster",
@@ -101,13 +101,19 @@ def cluster_section(figures: dict[str, Any], notes: str) -> list[str]:
     lines += [
         f"| {row['run']} | {' | '.join(_cell(row.get(n, '')) for n in names)} |" for row in rows
     ]
-    efficiency, kill = figures["efficiency_ratio"], figures["cost_of_a_kill_s"]
+    kill = figures["cost_of_a_kill_s"]
+    told = "; ".join(
+        f"{name} {figures['efficiency_ratio'][key]:.2f} ({', '.join(f'{e:.2f}' for e in each)})"
+        for name, (key, each) in zip(
+            ("processes", "Ray"), figures["efficiency_each_ratio"].items(), strict=True
+        )
+    )
     return [
         *lines,
         "",
-        f"Efficiency of two workers: processes {efficiency['processes']:.2f}, Ray "
-        f"{efficiency['ray']:.2f}. A killed worker cost {kill['processes']:.1f} s and "
-        f"{kill['ray']:.1f} s.",
+        f"Efficiency of two workers, rate(2) / (2 rate(1)) within a repeat, the median and each: {told}. "
+        "The machine's speed comes and goes by a factor of two, which is where values above 1 are from. "
+        f"A killed worker cost {kill['processes']:.1f} s and {kill['ray']:.1f} s.",
         "",
         notes,
     ]

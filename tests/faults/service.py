@@ -20,6 +20,7 @@ import numpy as np
 from faults.rows import Row
 from faults.stages import SIZE, Child, Inputs, encoders, run_index_of_few, timed
 from medfinder.index.store import Index
+from medfinder.search.build import build_index
 from medfinder.search.finder import Finder
 from medfinder.serve.access.accounts import add_account
 from medfinder.serve.access.config import AccessConfig
@@ -28,6 +29,7 @@ from medfinder.serve.app import serve
 from medfinder.serve.audit import AuditLog
 from medfinder.serve.config import IngestConfig, ServeConfig
 from medfinder.serve.database import Database, beside
+from medfinder.studies import read_studies
 from medfinder.volume.nifti import write_nifti
 from medfinder.volume.volume import Volume
 
@@ -373,6 +375,71 @@ def _held(state: _State) -> set[str]:
     ids = index.ids()
     assert len(ids) == len(set(ids)) == index.count(), "a study is there twice"
     return {study for study in ids if study.startswith("sent-")}
+
+
+# -- a service that takes in studies, and a command that adds others -------------------
+
+
+def run_add(inputs: Inputs, out: Path) -> None:
+    """Add all studies, and leave those that others have added."""
+    made = encoders()
+    build_index(inputs.all, out, made["volume"], made["report"], keep_others=True)
+
+
+def serve_and_add(
+    inputs: Inputs,
+    work: Path,
+    n: int,
+    seed: int = 0,
+    keep: Callable[[Row], None] = lambda row: None,
+    row: Row | None = None,
+) -> Row:
+    """Send a study to the service while a command adds others to its index."""
+    row = row or Row("two writers", "serve + index --add")
+    rng = random.Random(f"{seed}-{row.tried}")
+    begun = time.monotonic() - row.seconds
+    home = work / "home"
+    wanted = {study.study_id for study in read_studies(inputs.all / "studies.parquet")}
+    while row.tried < n:
+        token = prepare(inputs, home)
+        service = Service(home, token)
+        wanted_now = wanted | {f"sent-{row.tried}"}
+        try:
+            first = rng.random() < 0.5
+            data = new_ct(row.tried, home)
+            job_id = _send(service, data, f"sent-{row.tried}") if first else ""
+            time.sleep(rng.uniform(0, 1.5))
+            child = Child(run_add, inputs, home / "idx")
+            if not first:
+                time.sleep(rng.uniform(0, 1.5))
+                job_id = _send(service, data, f"sent-{row.tried}")
+            said, job = child.end(), _ended(service, job_id)
+            if said[0] == "refused":
+                said = Child(run_add, inputs, home / "idx").end()
+            if said[0] != "done" or job["state"] != "done":
+                row.add("wrong", f"the command says {said}, the job {job}")
+            else:
+                ids = Index.open(home / "idx").ids()
+                missing, twice = wanted_now - set(ids), len(ids) - len(set(ids))
+                status, found = _asked(service)
+                if missing or twice:
+                    row.add("lost" if missing else "double", f"missing {missing}, twice {twice}")
+                elif status != 200 or not set(found) <= wanted_now:
+                    row.add("wrong", f"a search says {status}, {found}")
+                else:
+                    row.add("survived")
+        finally:
+            service.child.kill()
+        row.seconds = round(time.monotonic() - begun, 1)
+        keep(row)
+    return row
+
+
+def _asked(service: Service) -> tuple[int, list[str]]:
+    with contextlib.closing(service.connect()) as connection:
+        asked = {"text": SENTENCES[0], "k": 50}
+        status, said = service.ask(connection, "POST", "/v1/search", asked)
+        return status, [hit["study"]["study_id"] for hit in said["hits"]] if status == 200 else []
 
 
 # -- a day's work ----------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from faults.kills import kill_stage
 from faults.rows import Row
-from faults.service import kill_service, soak
+from faults.service import kill_service, serve_and_add, soak
 from faults.stages import Inputs
 
 
@@ -30,6 +30,10 @@ def test_a_study_sent_to_a_killed_service_is_taken_in_once_or_not_at_all(
     inputs: Inputs, tmp_path: Path
 ) -> None:
     assert survived(kill_service(inputs, tmp_path, 1, seed=2, ingests=True))
+
+
+def test_a_service_and_a_command_add_to_one_index(inputs: Inputs, tmp_path: Path) -> None:
+    assert survived(serve_and_add(inputs, tmp_path, 1, seed=2))
 
 
 def test_a_hundredth_of_a_days_work_passes_without_an_error(inputs: Inputs, tmp_path: Path) -> None:
