@@ -4,18 +4,24 @@ import numpy as np
 import pytest
 
 from medfinder.errors import UnknownName
+from medfinder.index import listing
 from medfinder.index.listing import followed, listing_of, match
 from medfinder.index.store import Index, IndexConfig
 
 STREAM = ["volume"]
 
 
-def as_read(listing) -> dict:
+def as_read(found) -> dict:
+    """Return the rows that are there, whatever their numbers."""
+    rows = found.rows()
+    row_ids = found.row_ids[rows]
+    assert found.rows_of(row_ids).tolist() == rows.tolist()
+    assert not found.keys["volume"][found.gone].any()
+    assert len(found) == len(rows) == found.n_rows - len(found.gone)
     return {
-        "row_ids": listing.row_ids.tolist(),
-        "study_ids": listing.study_ids.to_pylist(),
-        "keys": listing.keys["volume"].tolist(),
-        "rows_of": listing.rows_of(listing.row_ids).tolist(),
+        "row_ids": row_ids.tolist(),
+        "study_ids": found.names(rows),
+        "keys": found.keys["volume"][rows].tolist(),
     }
 
 
@@ -57,18 +63,33 @@ def test_what_came_and_went_makes_the_later_version(index: Index, gallery, chang
     earlier = listing_of(table_of(index), STREAM)
     CHANGES[change](index, gallery)
     table = table_of(index)
-    later, place = followed(earlier, table, STREAM)
+    later, went = followed(earlier, table, STREAM)
     assert as_read(later) == as_read(listing_of(table, STREAM))
-    names = later.study_ids.to_pylist()
-    for row, now in enumerate(place.tolist()):
-        if now >= 0:
-            assert names[now] == earlier.study_ids[row].as_py()
-            assert later.keys["volume"][now] == earlier.keys["volume"][row]
+    assert (went is None) == (change in ("nearly all deleted", "all deleted", "compacted"))
+    if went is not None:  # the others keep their numbers
+        rows = np.setdiff1d(earlier.rows(), went)
+        assert later.names(rows) == earlier.names(rows)
+        assert (later.keys["volume"][rows] == earlier.keys["volume"][rows]).all()
+        assert set(went) <= set(later.gone)
+
+
+@pytest.mark.parametrize("sought", [0, 1000])
+def test_rows_that_are_gone_are_found_one_by_one_or_all_at_once(
+    index: Index, gallery, monkeypatch, sought: int
+) -> None:
+    monkeypatch.setattr(listing, "_SOUGHT", sought)
+    found = listing_of(table_of(index), STREAM)
+    for gone in ([0], [39, 17, 18], [1, 38]):
+        index.delete([f"s{i:04d}" for i in gone])
+        found, went = followed(found, table_of(index), STREAM)
+        assert went.tolist() == sorted(gone)
+    assert found.gone.tolist() == [0, 1, 17, 18, 38, 39]
+    assert as_read(found) == as_read(listing_of(table_of(index), STREAM))
 
 
 def test_many_changes_one_after_another(index: Index, gallery) -> None:
     random = np.random.default_rng(3)
-    listing = listing_of(table_of(index), STREAM)
+    found = listing_of(table_of(index), STREAM)
     for n in range(12):
         some = random.choice(60, 4, replace=False).tolist()
         if n % 3 == 2:
@@ -77,16 +98,16 @@ def test_many_changes_one_after_another(index: Index, gallery) -> None:
             add(index, gallery, some, random.choice(1000, 4).tolist())
         if n == 8:
             index.finish()
-        listing, _ = followed(listing, table_of(index), STREAM)
-        assert as_read(listing) == as_read(listing_of(table_of(index), STREAM))
+        found, _ = followed(found, table_of(index), STREAM)
+        assert as_read(found) == as_read(listing_of(table_of(index), STREAM))
 
 
 def test_another_table_in_the_same_place_is_read_whole(index: Index, tmp_path, gallery) -> None:
     earlier = listing_of(table_of(index), STREAM)
     other = Index.create(tmp_path / "other", {"volume": gallery.streams["volume"]})
     add(other, gallery, range(100, 141))  # the same row ids, and one more
-    later, place = followed(earlier, table_of(other), STREAM)
-    assert (place < 0).all()
+    later, went = followed(earlier, table_of(other), STREAM)
+    assert went is None
     assert as_read(later) == as_read(listing_of(table_of(other), STREAM))
 
 
@@ -112,10 +133,11 @@ def test_a_search_goes_on_through_changes_as_one_that_was_just_opened(
             continue
         fresh = Index.open(tmp_path / "idx")
         assert index.search_vector("volume", query, 20) == fresh.search_vector("volume", query, 20)
-        where = "sex = 'F'"
-        assert index.search_vector("volume", query, 20, where) == fresh.search_vector(
-            "volume", query, 20, where
-        )
+        for where in ("sex = 'F'", "sex != 'F'", "patient_id <> 'p1'"):
+            assert index.ids(where) == fresh.ids(where)
+            assert index.search_vector("volume", query, 20, where) == fresh.search_vector(
+                "volume", query, 20, where
+            )
 
 
 def test_what_is_kept_of_a_study_goes_with_it(index: Index, gallery) -> None:

@@ -29,7 +29,7 @@ class Gallery:
         inverse: (M,) 1 / |x - centre| of each.
         partitions: The mapped part; None where the column is small.
         partition_rows: (N,) row number of each place in it, negative where the row is gone.
-        place_of: (rows,) place of each row in it, negative for a row that is not there.
+        place_of: (rows,) place of each row in it, negative for a row that has none.
         partition_inverse: (N,) 1 / |x - centre| of each place.
     """
 
@@ -73,30 +73,28 @@ class Gallery:
             np.concatenate([scores, more]),
         )
 
-    def all_rows(self) -> NDArray[np.int32]:
-        """Return the row numbers that have a vector here, in no order."""
-        if self.partition_rows is None:
-            return self.rows
-        return np.concatenate([self.rows, self.partition_rows[self.partition_rows >= 0]])
-
-    def moved(self, place: NDArray[np.int32], n_rows: int) -> "Gallery":
-        """Return the same vectors for a later version of `n_rows` rows.
+    def without(self, gone: NDArray[np.int32], n_rows: int) -> "Gallery":
+        """Return the same vectors for a later version, whose rows have `n_rows` numbers.
 
         Args:
-            place: (rows,) the number there of each row of this version, negative for one that is
-                gone, whose vector is left out.
+            gone: Numbers of rows that are not there any more; their vectors are left out.
         """
-        now = place[self.rows]
-        there = now >= 0
         parts: dict[str, Any] = {}
         if self.partition_rows is not None:
-            rows = np.append(place, np.int32(-1))[self.partition_rows]
-            parts = {"partition_rows": rows, "place_of": _places(rows, n_rows)}
+            assert self.place_of is not None
+            more = np.full(n_rows - len(self.place_of), -1, np.int32)
+            place_of, rows = np.concatenate([self.place_of, more]), self.partition_rows
+            if len(gone):
+                places, rows = place_of[gone], rows.copy()
+                rows[places[places >= 0]] = -1
+                place_of[gone] = -1
+            parts = {"partition_rows": rows, "place_of": place_of}
+        there = ~np.isin(self.rows, gone)
         if there.all():
-            return dataclasses.replace(self, rows=now, **parts)
+            return dataclasses.replace(self, **parts)
         return dataclasses.replace(
             self,
-            rows=now[there],
+            rows=self.rows[there],
             vectors=self.vectors[there],
             inverse=self.inverse[there],
             **parts,

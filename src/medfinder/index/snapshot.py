@@ -7,7 +7,7 @@ takes a new one when the table's version has changed. Vectors already read are h
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,24 @@ Derived = tuple[NDArray[np.float32], Partitions | None]
 """A column's centre and partitions."""
 
 
+class _Earlier(NamedTuple):
+    """A column as an earlier version had it.
+
+    Attributes:
+        gallery: All its vectors.
+        derived: Centre and partitions that it was made with.
+        gone: Numbers of rows that have gone since, in no order.
+        n_rows: Numbers that rows had then: those from it on came later.
+    """
+
+    gallery: Gallery
+    derived: Derived
+    gone: NDArray[np.int32]
+    n_rows: int
+
+
 class Snapshot:
-    """The rows of one version, numbered in the order the table lists them.
+    """The rows of one version, numbered in the order the table lists them; see `Listing`.
 
     Args:
         table: A LanceDB table, checked out at the version.
@@ -52,7 +68,7 @@ class Snapshot:
         self._derived = derived
         self._galleries: dict[str, Gallery] = {}
         self._derived_of: dict[str, Derived] = {}
-        self._earlier: dict[str, tuple[Gallery, Derived, NDArray[np.int32]]] = {}
+        self._earlier: dict[str, _Earlier] = {}
         self._masks: OrderedDict[str, NDArray[np.bool_]] = OrderedDict()
         self._lock = threading.RLock()
         self.studies: Kept[Study] = Kept(_STUDIES)
@@ -60,16 +76,21 @@ class Snapshot:
         if before is None:
             self._rows = listing_of(table, list(streams))
             return
-        self._rows, place = followed(before._rows, table, list(streams))
-        gone = np.flatnonzero(place < 0)
-        if len(gone) < len(place) or not len(place):
-            names = before.names(gone)
-            self.studies = before.studies.without(names)
-            self.findings = before.findings.without(names)
-        self._earlier = before._handed_on(place)
+        self._rows, went = followed(before._rows, table, list(streams))
+        if went is None:
+            return
+        names = before.names(went)
+        self.studies = before.studies.without(names)
+        self.findings = before.findings.without(names)
+        self._earlier = before._handed_on(went)
 
     def __len__(self) -> int:
+        """How many studies there are."""
         return len(self._rows)
+
+    def rows(self) -> NDArray[np.int32]:
+        """Return the numbers of the rows that are there."""
+        return self._rows.rows()
 
     def mask(self, where: str) -> NDArray[np.bool_]:
         """Return which rows the filter keeps, (rows,), remembering the latest filters.
@@ -87,12 +108,14 @@ class Snapshot:
         """Return the mask of one condition; filters share theirs ("the same sex, another age")."""
         opposite = excluded(where)
         if opposite is not None:  # few rows found and turned around, not all but few
-            return ~self._mask(opposite)
+            others = ~self._mask(opposite)
+            others[self._rows.gone] = False
+            return others
         with self._lock:
             if where in self._masks:
                 self._masks.move_to_end(where)
                 return self._masks[where]
-        kept = np.zeros(len(self), np.bool_)
+        kept = np.zeros(self._rows.n_rows, np.bool_)
         try:
             found = read(self.table, ["_rowid"], where)["_rowid"].to_numpy()
         except (ValueError, RuntimeError, OSError) as error:
@@ -113,15 +136,19 @@ class Snapshot:
 
     def duplicates(self) -> NDArray[np.uint64]:
         """Return the row ids of all but the newest row of each study_id that occurs twice."""
-        if len(self._rows.study_ids.unique()) == len(self):
+        import pyarrow as pa
+
+        rows = self.rows()
+        there = self._rows.study_ids.take(pa.array(rows))
+        if len(there.unique()) == len(rows):
             return np.empty(0, np.uint64)
-        ids: list[str] = self._rows.study_ids.to_pylist()
         seen: set[str] = set()
         older = []
-        for row in range(len(ids) - 1, -1, -1):  # later rows have larger row ids
-            if ids[row] in seen:
+        # Later rows have larger row ids.
+        for row, study_id in zip(rows[::-1], reversed(there.to_pylist()), strict=True):
+            if study_id in seen:
                 older.append(self._rows.row_ids[row])
-            seen.add(ids[row])
+            seen.add(study_id)
         return np.array(older, np.uint64)
 
     def names(self, rows: NDArray[Any]) -> list[str]:
@@ -150,21 +177,20 @@ class Snapshot:
         rows[place[known]] = np.flatnonzero(known)
         return rows, known
 
-    def _handed_on(
-        self, place: NDArray[np.int32]
-    ) -> dict[str, tuple[Gallery, Derived, NDArray[np.int32]]]:
-        """Return column → the latest gallery that was read and where its rows are in a later one.
+    def _handed_on(self, went: NDArray[np.int32]) -> dict[str, _Earlier]:
+        """Return column → the latest gallery that was read.
 
         Args:
-            place: (rows,) where each row of this version is in the later one, -1 where it is gone.
+            went: Numbers of the rows of this version that are gone in the later one.
         """
         with self._lock:
             handed = {
-                column: (gallery, derived, np.append(place, np.int32(-1))[rows])
-                for column, (gallery, derived, rows) in self._earlier.items()
+                column: earlier._replace(gone=np.concatenate([earlier.gone, went]))
+                for column, earlier in self._earlier.items()
             }
             for column, gallery in self._galleries.items():
-                handed[column] = (gallery, self._derived_of[column], place)
+                derived = self._derived_of[column]
+                handed[column] = _Earlier(gallery, derived, went, self._rows.n_rows)
             return handed
 
     def gallery(self, column: str) -> Gallery:
@@ -179,16 +205,15 @@ class Snapshot:
 
     def _load_gallery(self, column: str, derived: Derived) -> Gallery:
         """Read the column's vectors that neither the partitions nor an earlier snapshot hold."""
-        missing = self.has(column)
+        earlier = None
         if column in self._earlier:
-            earlier, of, place = self._earlier[column]
-            earlier = earlier.moved(place, len(self))
-            if of is derived:
-                missing[earlier.all_rows()] = False
-                rows = np.flatnonzero(missing).astype(np.int32)
+            known = self._earlier[column]
+            earlier = known.gallery.without(known.gone, self._rows.n_rows)
+            if known.derived is derived:
+                came = np.flatnonzero(self.keys(column)[known.n_rows :]) + known.n_rows
+                rows = came.astype(np.int32)
                 return earlier.joined(rows, self.vectors(column, rows))
-        else:
-            earlier = None
+        missing = self.has(column)
         centre, partitions = derived
         partition_rows = None
         if partitions is not None:
@@ -198,14 +223,14 @@ class Snapshot:
         vectors = np.empty((len(rows), self.streams[column].dim), np.float32)
         unread = np.ones(len(rows), np.bool_)
         if earlier is not None and len(earlier.rows):
-            held = np.full(len(self), -1, np.int64)
+            held = np.full(self._rows.n_rows, -1, np.int64)
             held[earlier.rows] = np.arange(len(earlier.rows))
-            known = held[rows] >= 0
-            vectors[known] = earlier.vectors[held[rows[known]]]
-            unread = ~known
+            is_held = held[rows] >= 0
+            vectors[is_held] = earlier.vectors[held[rows[is_held]]]
+            unread = ~is_held
         if unread.any():
             vectors[unread] = self.vectors(column, rows[unread])
-        return make_gallery(centre, rows, vectors, partitions, partition_rows, len(self))
+        return make_gallery(centre, rows, vectors, partitions, partition_rows, self._rows.n_rows)
 
     def vectors(
         self, column: str, rows: NDArray[np.int32], out: NDArray[np.float32] | None = None
@@ -217,7 +242,7 @@ class Snapshot:
         """
         if out is None:
             out = np.empty((len(rows), self.streams[column].dim), np.float32)
-        place = np.full(len(self), -1, np.int64)
+        place = np.full(self._rows.n_rows, -1, np.int64)
         place[rows] = np.arange(len(rows))
         if 4 * len(rows) > len(self):
             query = self.table.search().where(f"key_{column} IS NOT NULL")

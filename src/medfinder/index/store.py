@@ -321,7 +321,7 @@ class Index:
         """Return the study_ids that pass the filter, sorted."""
 
         def listing(now: Snapshot) -> list[str]:
-            rows = np.arange(len(now)) if where is None else np.flatnonzero(now.mask(where))
+            rows = now.rows() if where is None else np.flatnonzero(now.mask(where))
             return sorted(now.names(rows))
 
         return self._read(listing)
