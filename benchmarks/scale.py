@@ -10,8 +10,8 @@ its own, and every worker one thread, so that runs differ only in who works:
 
 The rate is that between the first sixth of the studies and the last one, so that starting (processes,
 imports, the model) is not in it: ``start_s`` says how long the first study took, ``cluster_s`` how long
-Ray's nodes did. Efficiency is rate(2) / (2 rate(1)) within a repeat, and the median over repeats. The writer of the index is a process besides, and
-has no core of its own here, which a cluster would give it.
+Ray's nodes did. Efficiency is rate(2) / (2 rate(1)) within a repeat, and the median over repeats. The
+writer of the index is a process besides, and has no core of its own here, which a cluster would give it.
 
 Every index is compared with that of ``here``: vectors bit for bit, rows, and the content's hash.
 

@@ -12,12 +12,10 @@ from typing import Any
 
 from faults.kills import judged
 from faults.rows import Row
-from faults.stages import Child, Inputs, contents, encoders, run_index, timed
+from faults.stages import Child, Inputs, contents, encoders, indexed, run_index, timed
 from medfinder.index import lease
-from medfinder.index.store import Index
 from medfinder.scale.ray_cluster import RayCluster
 from medfinder.search.build import build_index
-from medfinder.search.finder import Finder
 from stubs import s3
 
 Keep = Callable[[Row], None]
@@ -33,22 +31,6 @@ def run_index_in_store(inputs: Inputs, url: str, environment: dict[str, str]) ->
     build_index(inputs.all, url, made["volume"], made["report"])
 
 
-def held(index: Index | Path | str) -> dict[str, Any]:
-    """Return what an index holds and finds, wherever it lies."""
-    index = index if isinstance(index, Index) else Index.open(index)
-    ids = sorted(index.ids())
-    vectors = {
-        stream: [None if v is None else v.tobytes().hex() for v in index.vectors(stream, ids)]
-        for stream in index.streams
-    }
-    finder = Finder(index, encoders())
-    asked = {
-        text: [(hit.study.study_id, round(hit.score, 5)) for hit in finder.search(text, k=5)]
-        for text in ("dense left", "pleural effusion")
-    }
-    return {"ids": ids, "vectors": vectors, "asked": asked}
-
-
 @contextmanager
 def _environment(**said: str) -> Iterator[None]:
     before = dict(os.environ)
@@ -62,7 +44,7 @@ def _environment(**said: str) -> Iterator[None]:
 
 def _expected(inputs: Inputs, work: Path) -> dict[str, Any]:
     timed(run_index, inputs, work / "whole")
-    return held(work / "whole")
+    return indexed(work / "whole")
 
 
 def failing_store(
@@ -91,7 +73,7 @@ def failing_store(
             elif again[0] != "done":
                 row.add("lost", f"it does not go on: {again}")
             else:
-                outcome, note = judged(expected, held(url))
+                outcome, note = judged(expected, indexed(url))
                 how = ": refused, then went on" if said[0] == "refused" else ": at once"
                 row.add(outcome + how * (outcome == "survived"), note)
             row.seconds = round(time.monotonic() - begun, 1)
@@ -124,7 +106,7 @@ def kill_writer_of_store(
             if said[0] != "done":
                 row.add("lost", f"it does not go on: {said}")
             else:
-                row.add(*judged(expected, held(url)))
+                row.add(*judged(expected, indexed(url)))
             row.seconds = round(time.monotonic() - begun, 1)
             keep(row)
     return row

@@ -228,7 +228,7 @@ def contents(stage: str, out: Path) -> dict[str, Any]:
     said = asdict(read_manifest(out, kind))
     del said["duration_s"]
     found: dict[str, Any] = {"manifest": said, "left": left_over(out)}
-    return found | {"curate": _curated, "index": _indexed, "train": _trained}[kind](out)
+    return found | {"curate": _curated, "index": indexed, "train": _trained}[kind](out)
 
 
 def left_over(out: Path) -> list[str]:
@@ -253,7 +253,8 @@ def _curated(out: Path) -> dict[str, Any]:
     return {"ids": [row["study_id"] for row in rows["studies"]], "rows": rows, "copies": copies}
 
 
-def _indexed(out: Path) -> dict[str, Any]:
+def indexed(out: Path | str) -> dict[str, Any]:
+    """Return what an index holds and finds, wherever it lies."""
     index = Index.open(out)
     ids = index.ids()
     vectors = {
