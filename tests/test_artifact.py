@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from medfinder.artifact import (
     write_manifest,
 )
 from medfinder.errors import Incomplete, InputError, Mismatch
+from medfinder.place import is_abandoned
 
 
 def manifest(**changes: object) -> Manifest:
@@ -73,6 +75,36 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_writer_at_work_is_told_from_one_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with atomic_write(path) as file:
+        file.write(b"new")
+        (temporary,) = tmp_path.iterdir()
+        assert not is_abandoned(temporary, remove=True)
+    assert path.read_bytes() == b"new"
+    temporary.write_bytes(b"half")  # nobody holds it
+    path.with_name("b.tmp").write_bytes(b"somebody's")
+    assert not is_abandoned(path)
+    assert not is_abandoned(path.with_name("b.tmp"))
+    assert is_abandoned(temporary)
+    assert is_abandoned(temporary, remove=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "b.tmp"]
+
+
+def test_a_file_system_without_locks_is_written_to_and_not_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+    (tmp_path / ".a.bin.x.tmp").write_bytes(b"half")
+    assert not is_abandoned(tmp_path / ".a.bin.x.tmp")
 
 
 def test_a_manifest_that_was_changed_by_a_bit_is_refused(tmp_path: Path) -> None:

@@ -21,12 +21,18 @@ from typing import IO, Any, Protocol
 
 from medfinder.errors import ArtifactError, InputError, MissingExtra
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 S3 = "s3://"
 RETRIES = 8
 """Tries again of a request that a store answered with 500 or 503, or not at all."""
 RETRY_S = 60.0
 """No try begins later than this after the first."""
 _BLOCK = 1 << 20
+_TEMPORARY = ".tmp"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,14 +192,16 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     After a crash at any moment `path` holds either its old or its new bytes, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    file, temporary = _held_temporary(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)
+            if fcntl is None:  # Windows replaces no open file
+                file.close()
+            os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -201,10 +209,56 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def _held_temporary(path: Path) -> tuple[IO[bytes], str]:
+    """Open a new file beside `path`, locked for as long as it is open."""
+    while True:
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
+        )
+        file = os.fdopen(handle, "wb")
+        if _locked(file) is not False and os.fstat(handle).st_nlink:
+            return file, temporary
+        file.close()  # whoever looks for what was left has come between
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _locked(file: IO[bytes]) -> bool | None:
+    """Lock an open file; False where somebody else has, None where the file system knows no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 def is_temporary(name: str) -> bool:
-    """Whether `atomic_write` gave a file this name, and was killed."""
+    """Whether `atomic_write` gave a file this name, and is at it or was killed."""
     last = name.rpartition("/")[2]
-    return last.startswith(".") and last.endswith(".tmp")
+    return last.startswith(".") and last.endswith(_TEMPORARY)
+
+
+def is_abandoned(path: Path, remove: bool = False) -> bool:
+    """Whether `atomic_write` was killed at this file; False where the file system knows no locks.
+
+    Args:
+        remove: Delete it then.
+    """
+    if not is_temporary(path.name):
+        return False
+    try:
+        with path.open("rb") as file:
+            if not _locked(file):
+                return False
+            if remove:
+                path.unlink(missing_ok=True)
+            return True
+    except OSError:  # gone meanwhile, or another user's
+        return False
 
 
 class FolderPlace:

@@ -493,6 +493,7 @@ def soak(
                         connection, "POST", "/v1/search/volume", upload(data), FORM
                     )
                 else:
+                    connection.close()  # it would lie idle until the service lets go of it
                     job = _ended(service, _send(service, ct, f"day-{number}"), 300)
                     status, said = (200, "") if job["state"] == "done" else (500, str(job))
             except (OSError, AssertionError, http.client.HTTPException) as error:

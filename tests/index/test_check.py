@@ -241,17 +241,28 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
         repair_index(tmp_path)
 
 
-def test_what_a_killed_run_left_is_removed_once_it_is_old(copy: Path) -> None:
+def test_what_a_killed_run_left_is_removed_and_what_a_writer_is_at_is_not(copy: Path) -> None:
     half = copy / "derived" / ".building-x"
     half.mkdir()
-    for path in (half / "raw.npy", copy / ".manifest.json.1.tmp"):
-        path.write_bytes(b"x")
-    assert check_index(copy).is_sound  # a writer may be at it
-    for path in (half / "raw.npy", copy / ".manifest.json.1.tmp"):
-        os.utime(path, (time.time() - 9999,) * 2)
+    (half / "raw.npy").write_bytes(b"x")
+    with FolderPlace(copy).write("manifest.json") as file:
+        file.write((copy / "manifest.json").read_bytes())
+        assert check_index(copy).is_sound  # a writer is at both, or may be
+    os.utime(half / "raw.npy", (time.time() - 9999,) * 2)
+    for name in (".manifest.json.1.tmp", "regions/.s0001.npy.1.tmp"):
+        (copy / name).write_bytes(b"x")
     assert rules(copy) == {"leftover"}
     assert repair_index(copy).after.is_sound
-    assert not (copy / ".manifest.json.1.tmp").exists()
+    assert not [path for path in copy.rglob(".*") if path.name != ".finish.lock"]
+
+
+def test_finishing_removes_what_a_killed_run_left(copy: Path) -> None:
+    (copy / ".unfinished.1.tmp").write_bytes(b"")
+    with FolderPlace(copy).write("streams.json") as file:  # of a writer at work
+        file.write((copy / "streams.json").read_bytes())
+        Index.open(copy).finish()
+    assert not list(copy.glob(".*.tmp"))
+    assert check_index(copy).is_sound
 
 
 def test_checking_changes_nothing(copy: Path) -> None:

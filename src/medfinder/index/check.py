@@ -23,11 +23,11 @@ from medfinder.index import folder as files
 from medfinder.index.engine import is_panic
 from medfinder.index.partitions import RECORD, Partitions
 from medfinder.index.schema import IndexConfig, Stream, key_of, table_schema
-from medfinder.place import FolderPlace, Location, Place, hash_file, is_temporary, place_of
+from medfinder.place import FolderPlace, Location, Place, hash_file, is_abandoned, place_of
 from medfinder.studies import digest, from_row, schema, to_row
 
 _ROWS = 2048
-_LEFT_S = 3600.0  # a temporary file older than this is no writer's at work
+_LEFT_S = 3600.0  # what is built in a folder this old is no writer's at work
 _LENGTH = 1e-3  # how far a float32 unit vector's length may be from 1
 
 T = TypeVar("T")
@@ -356,11 +356,13 @@ def leftovers(place: FolderPlace) -> Iterator[str]:
     """Yield what runs that were killed left behind: temporary files and half-built folders."""
     now = time.time()
     for entry in place.list():
-        is_left = is_temporary(entry.name) or "/.building-" in f"/{entry.name}"
-        if is_left:
+        path = place.path / entry.name
+        if "/.building-" in f"/{entry.name}":
             with contextlib.suppress(FileNotFoundError):
-                if now - (place.path / entry.name).stat().st_mtime > _LEFT_S:
+                if now - path.stat().st_mtime > _LEFT_S:
                     yield entry.name
+        elif is_abandoned(path):
+            yield entry.name
 
 
 def are_alike(some: Mapping[str, Stream], others: Mapping[str, Stream]) -> bool:

@@ -24,7 +24,7 @@ from medfinder.index import fetched
 from medfinder.index.lease import leased
 from medfinder.index.partitions import Partitions, load
 from medfinder.index.schema import STREAMS, IndexConfig, Stream, check_streams, table_schema
-from medfinder.place import RETRIES, RETRY_S, Entry, FolderPlace, Place, StorePlace, is_temporary
+from medfinder.place import RETRIES, RETRY_S, Entry, FolderPlace, Place, StorePlace, is_abandoned
 
 TABLE = "table/studies.lance"
 HINT = f"{TABLE}/_versions/latest_version_hint.json"
@@ -331,17 +331,14 @@ def lock(place: Place) -> Iterator[Callable[[], None]]:
 
 
 def clear(place: Place) -> None:
-    """Remove what a killed `finish` was writing: only whoever holds the lock writes these."""
+    """Remove what killed writers left; call it with the lock held, which one `finish` has at a time."""
     if not isinstance(place, FolderPlace):  # an object in a store is written whole or not at all
         return
-    for path in (place.path / DERIVED).glob(".*"):
-        if is_temporary(path.name):
-            path.unlink(missing_ok=True)
-        elif path.name.startswith(".building-"):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in place.path.glob(f".{MANIFEST}.*"):
-        if is_temporary(path.name):
-            path.unlink(missing_ok=True)
+    for under in ("", DERIVED, REGIONS):
+        for path in (place.path / under).glob(".*"):
+            is_abandoned(path, remove=True)
+    for path in (place.path / DERIVED).glob(".building-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _nothing() -> None:
