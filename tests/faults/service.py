@@ -36,6 +36,7 @@ from medfinder.volume.volume import Volume
 SENTENCES = ("dense left", "pleural effusion", "nodule in the right upper lobe", "no emphysema")
 READY_S = 60.0
 BOUNDARY = "faults"
+ROUNDS = 20  # kills of a service upon one index; an account may have 500 collections
 
 
 def run_service(home: Path) -> None:
@@ -221,20 +222,21 @@ def kill_service(
 ) -> Row:
     """Kill the service `n` times under load, or while it takes in studies, and start it again."""
     home = work / "home"
-    token = prepare(inputs, home)
     row = row or Row("kill -9", "ingest" if ingests else "serve")
     begun = time.monotonic() - row.seconds
     rng = random.Random(f"{seed}-{row.tried}")
     one_round = _ingest_round if ingests else _load_round
-    state = _State(home, Service(home, token), token)
-    state.expected = state.service.searched()
-    try:
-        while row.tried < n:
-            row.add(*one_round(state, rng))
-            row.seconds = round(time.monotonic() - begun, 1)
-            keep(row)
-    finally:
-        state.service.child.kill()
+    while row.tried < n:
+        token = prepare(inputs, home)
+        state = _State(home, Service(home, token), token)
+        state.expected = state.service.searched()
+        try:
+            for _ in range(min(ROUNDS, n - row.tried)):
+                row.add(*one_round(state, rng))
+                row.seconds = round(time.monotonic() - begun, 1)
+                keep(row)
+        finally:
+            state.service.child.kill()
     return row
 
 
