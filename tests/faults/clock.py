@@ -18,7 +18,7 @@ import torch
 
 from faults.kills import judged
 from faults.rows import Row
-from faults.stages import STAGES, Child, Inputs, contents, encoders, forked_workers, timed
+from faults.stages import STAGES, Child, Inputs, contents, encoders, timed, workers_by
 from medfinder.index.store import Index
 from medfinder.search.finder import Finder
 from medfinder.serve.access.accounts import add_account
@@ -111,7 +111,7 @@ def main() -> None:
     archive, few, every, home, token = sys.argv[1:]
     inputs = Inputs(Path(archive), Path(few), Path(every))
     torch.set_num_threads(1)  # as the runs that it is compared with
-    with forked_workers():
+    with workers_by("fork"):
         print(json.dumps(after(inputs, Path(home), token)))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from faults.rows import Row
-from faults.stages import SIZE, Child, Inputs, encoders, run_index_of_few, timed
+from faults.stages import SIZE, Child, Inputs, encoders, run_index_of_few, timed, workers_by
 from medfinder.index.store import Index
 from medfinder.search.build import build_index
 from medfinder.search.finder import Finder
@@ -49,7 +49,8 @@ def run_service(home: Path) -> None:
     finder = Finder(Index.open(home / "idx"), encoders())
     access = AccessConfig(mode="required", requests_per_minute=0)
     ingest = IngestConfig(folder=str(home / "store"))
-    serve(finder, port=0, config=ServeConfig(access=access, ingest=ingest), on_ready=on_ready)
+    with workers_by("spawn"):  # a service has threads, whose locks a fork would copy
+        serve(finder, port=0, config=ServeConfig(access=access, ingest=ingest), on_ready=on_ready)
 
 
 class Service:
@@ -63,7 +64,7 @@ class Service:
         (home / "url").unlink(missing_ok=True)
         self.home = home
         self._headers = {"Authorization": f"Bearer {token}"}
-        self.child = Child(run_service, home)
+        self.child = Child(run_service, home, is_watched=False)
         deadline = time.monotonic() + READY_S
         while not (home / "url").exists():
             if time.monotonic() > deadline or not self.child.process.is_alive():

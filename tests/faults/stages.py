@@ -80,7 +80,7 @@ def make_inputs(folder: Path) -> Inputs:
     """Draw phantoms and curate them, once."""
     archive = write_archive(folder / "archive", 8, size=SIZE, workers=1)
     made = []
-    with forked_workers():
+    with workers_by("fork"):
         for name, n in (("few", 10), ("all", 16)):
             raw = folder / f"raw-{name}"
             write_phantoms(raw, n, 3, size=SIZE, workers=1)
@@ -131,26 +131,35 @@ STAGES: dict[str, Callable[[Inputs, Path], None]] = {
 }
 
 
+_METHODS = dict(multiprocessing.context._concrete_contexts)  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
-def forked_workers() -> Iterator[None]:
-    """Fork worker processes where the product spawns them: it spares each the imports."""
+def workers_by(method: str) -> Iterator[None]:
+    """Start worker processes by "fork", which spares each the imports, or by "spawn" as the product."""
     known = multiprocessing.context._concrete_contexts  # type: ignore[attr-defined]
-    spawn = known["spawn"]
-    known["spawn"] = known["fork"]
+    before = known["spawn"]
+    known["spawn"] = _METHODS[method]
     try:
         yield
     finally:
-        known["spawn"] = spawn
+        known["spawn"] = before
 
 
-def _call(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _call(
+    connection: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    is_watched: bool,
+) -> None:
     os.setsid()  # it is killed with the workers it has started
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(HUNG_S - 5)  # where it hangs, for the log
+    if is_watched:
+        faulthandler.dump_traceback_later(HUNG_S - 5)  # where it hangs, for the log
     connection.send(("begun", os.getpid()))
     try:
-        with forked_workers():
+        with workers_by("fork"):
             connection.send(("done", function(*arguments)))
     except MedFinderError as error:
         connection.send(("refused", f"{type(error).__name__}: {error}"))
@@ -162,14 +171,19 @@ def _call(connection: Connection, function: Callable[..., Any], arguments: tuple
 class Child:
     """A function in a process of its own.
 
+    Args:
+        is_watched: Say where it is after `HUNG_S`; that alone may bring down one with threads.
+
     Attributes:
         said: How it ended: ("done", what it returned), ("refused", the message of a
             MedFinderError), ("fell", another error), ("killed", ""), ("hung", "").
     """
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *arguments: Any, is_watched: bool = True
+    ) -> None:
         self._ours, theirs = context.Pipe()
-        self.process = context.Process(target=_call, args=(theirs, function, arguments))
+        self.process = context.Process(target=_call, args=(theirs, function, arguments, is_watched))
         self.process.start()
         theirs.close()
         self.said: tuple[str, Any] = ("killed", "")
