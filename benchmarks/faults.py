@@ -128,8 +128,9 @@ def show(options: argparse.Namespace) -> None:
         {"rows": rows, "total": {c: sum(r[c] for r in rows) for c in COUNTS}},
         seeds=[SEED],
         notes="Stages run in processes that are forked after the imports, their workers too, so that "
-        "a kill costs no imports, but for a service's, which are spawned; encoders are small ones. 'survived' counts refusals with a clear "
-        "error; 'unnoticed' files have no checksum and were taken as they were.",
+        "a kill costs no imports, but for a service's, which are spawned; encoders are small ones. "
+        "'survived' counts refusals with a clear error; 'unnoticed' files have no checksum and were "
+        "taken as they were.",
     )
 
 

@@ -84,7 +84,7 @@ def test_what_makes_no_sense_is_refused(medfinder, index: Path) -> None:
     for arguments, words in (
         ((index, index, "--check"), "take one index"),
         ((index,), "Where is the index to lie"),
-        (("postgresql://host/db", "--check"), "pg_dump"),
+        (("postgresql://host.invalid/db", "--check"), "does not answer"),
         ((index / "none", "--check"), "no index folder"),
     ):
         code, _, err = medfinder(*arguments)

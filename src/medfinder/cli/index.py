@@ -128,23 +128,17 @@ def _care(index: str, out: str | None, only_check: bool, json_: bool) -> None:
     """Check or repair an index; exit with 1 where something is still wrong."""
     if out is not None:
         raise ConfigError("--check and --repair take one index: medfinder index IDX --check.")
-    if index.startswith("postgres"):
-        raise ConfigError(
-            "An index in PostgreSQL is checked and kept safe by the database's own tools: "
-            "pg_amcheck and pg_dump. --check and --repair are for folders and s3://."
-        )
     import dataclasses
 
-    from medfinder.index.check import check_index
-    from medfinder.index.repair import repair_index
+    from medfinder.index.open import check, repair
 
     with progress("Comparing rows") as advance:
         if only_check:
-            found = last = check_index(index, advance)
+            found = last = check(index, advance)
             dropped: tuple[str, ...] = ()
             n_unnamed = 0
         else:
-            made = repair_index(index, advance)
+            made = repair(index, advance)
             found, last, dropped, n_unnamed = made.before, made.after, made.dropped, made.n_unnamed
     if json_:
         emit(

@@ -91,11 +91,11 @@ def check_index(location: Location, progress: Callable[[int, int], None] | None 
         Mismatch: It holds another stage's artifact.
         ArtifactError: The store that holds it cannot be read.
     """
-    return _Check(place_of(location), progress).run()
+    return Check(place_of(location), progress).run()
 
 
-class _Check:
-    """One run of `check_index`."""
+class Check:
+    """One run of `check_index`; `medfinder.index.postgres_care` has its own for a database."""
 
     def __init__(self, place: Place, progress: Callable[[int, int], None] | None) -> None:
         self.place = place
@@ -449,7 +449,7 @@ def _verified(rows: Any, streams: Mapping[str, Stream]) -> tuple[Any, list[Bad]]
             vector = vectors[name][i]
             if why is None:
                 study_id = plain["study_id"][i].as_py()
-                why = _vector_problem(study_id, name, keys[name][i], vector)
+                why = vector_problem(study_id, name, keys[name][i], vector)
         if why is not None:
             keep[i] = False
             name_, _ = attempt(lambda i=i: plain["study_id"][i].as_py())  # type: ignore[misc]
@@ -473,9 +473,10 @@ def _row_problem(rows: Any, i: int) -> str | None:
     return None
 
 
-def _vector_problem(
+def vector_problem(
     study_id: str, stream: str, key: int | None, vector: NDArray[np.float32] | None
 ) -> str | None:
+    """Return why a study's vector is not the one that was added; None where it is."""
     if (key is None) != (vector is None):
         return f"its {stream} vector and its key do not go together"
     if vector is None:

@@ -1,10 +1,12 @@
 """Where an index lies → the index: a folder, ``s3://…``, or ``postgresql://…``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medfinder.index.check import Checked, check_index
 from medfinder.index.interface import AnyIndex
 from medfinder.index.postgres_link import Address, Link, is_database
+from medfinder.index.repair import Repaired, repair_index
 from medfinder.index.schema import IndexConfig, Stream
 from medfinder.index.store import Index
 from medfinder.place import Location, Place, place_of
@@ -50,6 +52,41 @@ def open_index(location: Location) -> AnyIndex:
 
         return PostgresIndex.open(url)
     return Index.open(location)
+
+
+def check(location: Location, progress: Callable[[int, int], None] | None = None) -> Checked:
+    """Compare all of an index with what it should be; change nothing.
+
+    Args:
+        location: As for `create_index`.
+        progress: Called with (done, total) after each few thousand rows.
+
+    Raises:
+        InputError: There is no index.
+        Mismatch: It holds another stage's artifact.
+        ArtifactError: The database or store cannot be read.
+    """
+    if (url := database_url(location)) is not None:
+        from medfinder.index.postgres_care import check_postgres
+
+        return check_postgres(url, progress)
+    return check_index(location, progress)
+
+
+def repair(location: Location, progress: Callable[[int, int], None] | None = None) -> Repaired:
+    """Mend what `check` finds: drop what cannot be trusted, make anew what is derived.
+
+    What was dropped is listed in the answer and in ``repaired.json``. A repair that is killed can be
+    run again. Readers go on meanwhile.
+
+    Raises:
+        InputError, Mismatch, ArtifactError: As `check`; or too much is lost: restore a backup.
+    """
+    if (url := database_url(location)) is not None:
+        from medfinder.index.postgres_care import repair_postgres
+
+        return repair_postgres(url, progress)
+    return repair_index(location, progress)
 
 
 def database_url(location: Location) -> str | None:

@@ -24,7 +24,13 @@ from medfinder.index.interface import UNFINISHED
 from medfinder.index.postgres_finish import Derived, derived_of, finish
 from medfinder.index.postgres_link import Address, Link
 from medfinder.index.postgres_place import PostgresPlace
-from medfinder.index.postgres_schema import check_tables, is_there, lock_writing, make_tables
+from medfinder.index.postgres_schema import (
+    check_tables,
+    clean,
+    is_there,
+    lock_writing,
+    make_tables,
+)
 from medfinder.index.postgres_where import condition, explain_server, is_about_filter
 from medfinder.index.postgres_words import Stemmer, counted, score
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
@@ -180,7 +186,7 @@ class PostgresIndex:
     def _write(self, connection: Any, studies: Sequence[Study], rows: Any) -> None:
         lock_writing(connection)
         ids = rows["study_id"].to_pylist()
-        connection.execute("DELETE FROM studies WHERE study_id = ANY(%s)", (_clean(ids),))
+        connection.execute("DELETE FROM studies WHERE study_id = ANY(%s)", (clean(ids),))
         numbers = [
             row[0]
             for row in connection.execute(
@@ -200,7 +206,7 @@ class PostgresIndex:
                     copy.write_row(
                         [
                             number,
-                            *(_clean(row[name]) for name in told),
+                            *(clean(row[name]) for name in told),
                             n,
                             *(row[key] for key in keys),
                         ]
@@ -229,7 +235,7 @@ class PostgresIndex:
         def work(connection: Any) -> int:
             lock_writing(connection)
             done = connection.execute(
-                "DELETE FROM studies WHERE study_id = ANY(%s)", (_clean(list(ids)),)
+                "DELETE FROM studies WHERE study_id = ANY(%s)", (clean(list(ids)),)
             )
             return int(done.rowcount)
 
@@ -280,7 +286,7 @@ class PostgresIndex:
             connection.execute("DELETE FROM rejections")
             with connection.cursor() as cursor, cursor.copy("COPY rejections FROM STDIN") as copy:
                 for row in sorted(rejections, key=lambda r: (r.item, r.rule, r.reason)):
-                    copy.write_row([_clean(row.item), row.rule, _clean(row.reason)])
+                    copy.write_row([clean(row.item), row.rule, clean(row.reason)])
 
         self._link.write(work)
         return f"the table {self._link.address.schema}.rejections"
@@ -440,7 +446,7 @@ class PostgresIndex:
                 rule="empty-query",
             )
         asked = {
-            column: _clean(sorted(set(names)))
+            column: clean(sorted(set(names)))
             for column, names in (("findings_present", present), ("findings_absent", absent))
             if names
         }
@@ -509,7 +515,7 @@ class PostgresIndex:
             rows = connection.execute(
                 f"SELECT study_id, {value} FROM studies LEFT JOIN {table} USING (number) "
                 "WHERE study_id = ANY(%s)",
-                (_clean(list(dict.fromkeys(ids))),),
+                (clean(list(dict.fromkeys(ids))),),
                 binary=table.startswith("vectors"),
             ).fetchall()
             found = dict(rows)
@@ -620,12 +626,3 @@ def _check_k(k: int) -> None:
         raise InputError(
             f"k is {k}; expected at least 1. Ask for one result or more.", rule="bad-k"
         )
-
-
-def _clean(value: Any) -> Any:
-    """Return text as the server can hold it: no zero, no half of a character."""
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_clean(one) for one in value]
-    return value

@@ -145,7 +145,7 @@ def finish(
             config={
                 "streams": {name: dataclasses.asdict(s) for name, s in streams.items()},
                 "settings": dataclasses.asdict(config),
-                "content": _content(connection, streams),
+                "content": content_of(connection, streams),
                 **settings,
             },
             parents=dict(parents),
@@ -170,9 +170,7 @@ def _finish_column(
         f"SELECT count(*), coalesce(max(number), -1) FROM vectors_{column}"
     ).fetchone()
     before = derived_of(place, column, stream.dim)
-    at_least = config.centre_from if stream.is_centred else sys.maxsize
-    blocks = (block for _, block in _numbered(connection, column, stream.dim))
-    mean = mean_of(blocks, stream.dim, at_least)
+    mean = mean_of_column(connection, column, stream, config)
     if n < config.exact_below or stream.dim > _HALVES:
         made = Derived(mean, n=int(n), until=int(until))
     elif before.index is not None and _is_fresh(connection, column, before, int(n)):
@@ -185,6 +183,15 @@ def _finish_column(
             said[name] = [float(value) for value in said[name]]
     _write(place, f"derived/{column}.json", said)
     return int(n), made
+
+
+def mean_of_column(
+    connection: Any, column: str, stream: Stream, config: IndexConfig
+) -> NDArray[np.float32]:
+    """Return what scores are centred on, (dim,); zero where they are not."""
+    at_least = config.centre_from if stream.is_centred else sys.maxsize
+    vectors = (block for _, block in _numbered(connection, column, stream.dim))
+    return mean_of(vectors, stream.dim, at_least)
 
 
 def _is_fresh(connection: Any, column: str, before: Derived, n: int) -> bool:
@@ -340,7 +347,7 @@ def _moved(origin: NDArray[np.float32]) -> str:
     return f"((vector - '[{listed}]'::vector({dim}))::halfvec({dim}))"
 
 
-def _content(connection: Any, streams: Mapping[str, Stream]) -> str:
+def content_of(connection: Any, streams: Mapping[str, Stream]) -> str:
     """Return 16 hex digits over all rows and vectors, those of an index in a folder."""
     keys = [f"key_{name}" for name in streams]
     found = hashlib.sha256()

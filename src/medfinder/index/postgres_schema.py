@@ -208,3 +208,12 @@ def try_lock_finishing(connection: Any) -> bool:
         (_FINISHING,),
     ).fetchone()
     return bool(found[0])
+
+
+def clean(value: Any) -> Any:
+    """Return text as the server can hold it: no zero, no half of a character."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [clean(one) for one in value]
+    return value

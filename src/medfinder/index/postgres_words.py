@@ -30,7 +30,8 @@ BLOCK = 1 << 16
 """Study numbers a row of ``words``."""
 _K1, _B = 1.2, 0.75
 _LONGEST = 40  # bytes; longer words are codes and noise
-_COUNTED = 255
+COUNTED = 255
+"""The most that a word is counted in one report."""
 _POSTING = np.dtype([("at", "<u2"), ("count", "u1"), ("length", "<u2")])
 _WORD = re.compile(r"[^\W_]+")
 _STOPPED = frozenset(STOP_WORDS)
@@ -94,7 +95,7 @@ def counted(stems: Sequence[str]) -> tuple[str, str]:
     """
     counts = sorted(Counter(stems).items())
     terms = ",".join(f'"{stem}"' for stem, _ in counts)
-    return f"{{{terms}}}", f"{{{','.join(str(min(n, _COUNTED)) for _, n in counts)}}}"
+    return f"{{{terms}}}", f"{{{','.join(str(min(n, COUNTED)) for _, n in counts)}}}"
 
 
 # -- turning studies' words into words' studies ------------------------------------------------
@@ -105,14 +106,7 @@ def index_words(connection: Any) -> None:
 
     Numbers only grow, so a block whose count and sum of numbers are the same is the same.
     """
-    now = {
-        block: said
-        for block, *said in connection.execute(
-            f"SELECT (number / {BLOCK})::integer, count(*), sum(number), count(n_words), "
-            "coalesce(sum(n_words), 0)::bigint FROM studies GROUP BY 1"
-        )
-    }
-    made = {block: said for block, *said in connection.execute("SELECT * FROM word_blocks")}
+    now, made = blocks(connection)
     stale = sorted(block for block in now.keys() | made.keys() if now.get(block) != made.get(block))
     if not stale:
         return
@@ -126,7 +120,28 @@ def index_words(connection: Any) -> None:
             )
 
 
+def blocks(connection: Any) -> tuple[dict[int, list[Any]], dict[int, list[Any]]]:
+    """Return block → what it counts, of the studies there and of what ``words`` was made from."""
+    now = {
+        block: said
+        for block, *said in connection.execute(
+            f"SELECT (number / {BLOCK})::integer, count(*), sum(number), count(n_words), "
+            "coalesce(sum(n_words), 0)::bigint FROM studies GROUP BY 1"
+        )
+    }
+    made = {block: said for block, *said in connection.execute("SELECT * FROM word_blocks")}
+    return now, made
+
+
 def _index_block(connection: Any, block: int) -> None:
+    made = postings_of(connection, block)
+    with connection.cursor() as cursor, cursor.copy("COPY words FROM STDIN") as copy:
+        for term, postings in sorted(made.items()):
+            copy.write_row((term, block, postings))
+
+
+def postings_of(connection: Any, block: int) -> dict[str, bytes]:
+    """Return each stem's row of ``words``, made from the studies of a block."""
     at: dict[str, list[tuple[int, int, int]]] = {}
     with connection.cursor(name="block") as cursor:
         cursor.itersize = 5_000
@@ -139,9 +154,7 @@ def _index_block(connection: Any, block: int) -> None:
             length = min(n_words, 65_535)
             for term, count in zip(terms, counts, strict=True):
                 at.setdefault(term, []).append((number % BLOCK, count, length))
-    with connection.cursor() as cursor, cursor.copy("COPY words FROM STDIN") as copy:
-        for term in sorted(at):
-            copy.write_row((term, block, np.array(at[term], _POSTING).tobytes()))
+    return {term: np.array(found, _POSTING).tobytes() for term, found in at.items()}
 
 
 # -- scoring --------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class _Repair:
             self._put_versions_aside()
             table = self._table()
             if table.schema.names != table_schema(streams).names:
-                raise _too_much(place, "its table has other columns")
+                raise too_much(place, "its table has other columns")
             if rules & {"row"} or self.of("data") or self.of("_deletions"):
                 self._rewrite(table, streams)
             if self.of("_indices") or "text-index" in rules:
@@ -118,7 +118,7 @@ class _Repair:
             if isinstance(place, FolderPlace):
                 for name in list(leftovers(place)):
                     place.delete(name)
-        self._write_down()
+        write_down(place, self.before, self.dropped, self.n_unnamed, self.removed)
         self._finish(manifest, streams, config)
         return Repaired(
             self.before,
@@ -138,7 +138,7 @@ class _Repair:
             return streams, config
         begun, _ = attempt(lambda: read_streams(self.place))
         if begun is None:
-            raise _too_much(self.place, f"neither {MANIFEST} nor {files.STREAMS_FILE} can be read")
+            raise too_much(self.place, f"neither {MANIFEST} nor {files.STREAMS_FILE} can be read")
         return begun[0], IndexConfig()
 
     def _put_versions_aside(self) -> None:
@@ -163,7 +163,7 @@ class _Repair:
             # Names count down from 2^64 - 1, or up: by what Lance wrote last.
             names = [e.name for e in self.place.list(folder) if e.name.endswith(".manifest")]
             if len(names) < 2:
-                raise _too_much(self.place, "no version of its table can be opened")
+                raise too_much(self.place, "no version of its table can be opened")
             self._put_aside(min(names) if len(Path(min(names)).stem) == 20 else max(names))
 
     def _rewrite(self, table: Any, streams: Mapping[str, Stream]) -> None:
@@ -190,7 +190,7 @@ class _Repair:
                 some = ", ".join(str(row_id) for row_id in gone[start : start + 500].tolist())
                 table.delete(f"_rowid IN ({some})")
         except Exception:
-            raise _too_much(self.place, "rows of a damaged file cannot be deleted") from None
+            raise too_much(self.place, "rows of a damaged file cannot be deleted") from None
 
     def _is_damaged(self, column: str) -> bool:
         """Whether the column's record or partitions are to be made anew."""
@@ -198,45 +198,56 @@ class _Repair:
         told = [d for d in self.before.defects if d.rule in ("record", "partitions")]
         return any(d.where.startswith(starts) for d in told)
 
-    def _write_down(self) -> None:
-        """Add what was found and dropped to ``repaired.json``, before the finish that may be killed."""
-        try:
-            runs = json.loads(self.place.read(REPAIRED))["repairs"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            runs = []
-        runs.append(
-            {
-                "dropped": sorted(set(self.dropped)),
-                "n_unnamed": self.n_unnamed,
-                "removed": self.removed,
-                "defects": [dataclasses.asdict(d) for d in self.before.defects],
-            }
-        )
-        with self.place.write(REPAIRED) as file:
-            file.write(json.dumps({"repairs": runs}, indent=2).encode() + b"\n")
-
     def _finish(
         self, manifest: Manifest | None, streams: dict[str, Stream], config: IndexConfig
     ) -> None:
         index = Index(self.place, streams, config)
         if self.of("data") or self.of("_deletions") or self.of("_indices"):
             index.compact(_AT_ONCE)  # the versions that need the damaged files go, and these
-        kept = dict(manifest.config) if manifest is not None else {}
-        for name in ("streams", "settings", "content"):
-            kept.pop(name, None)
-        index.finish(
-            parents=manifest.parents if manifest is not None else {},
-            duration_s=manifest.duration_s if manifest is not None else 0.0,
-            package_version=manifest.package_version if manifest is not None else "",
-            settings=kept,
-        )
-        if manifest is None:  # 'medfinder index' puts in what it was made of
+        index.finish(**manifest_settings(manifest))
+        if manifest is None:
             return
         if not self.dropped and not self.n_unnamed:
             index.end_changes()
 
 
-def _too_much(place: Place, why: str) -> ArtifactError:
+def write_down(
+    place: Place, before: Checked, dropped: list[str], n_unnamed: int, removed: list[str]
+) -> None:
+    """Add what was found and dropped to ``repaired.json``, before the finish that may be killed."""
+    try:
+        runs = json.loads(place.read(REPAIRED))["repairs"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        runs = []
+    runs.append(
+        {
+            "dropped": sorted(set(dropped)),
+            "n_unnamed": n_unnamed,
+            "removed": removed,
+            "defects": [dataclasses.asdict(d) for d in before.defects],
+        }
+    )
+    with place.write(REPAIRED) as file:
+        file.write(json.dumps({"repairs": runs}, indent=2).encode() + b"\n")
+
+
+def manifest_settings(manifest: Manifest | None) -> dict[str, Any]:
+    """Return what `finish` is given of a manifest, to write it anew."""
+    if manifest is None:  # 'medfinder index' puts in what it was made of
+        return {}
+    kept = dict(manifest.config)
+    for name in ("streams", "settings", "content"):
+        kept.pop(name, None)
+    return {
+        "parents": manifest.parents,
+        "duration_s": manifest.duration_s,
+        "package_version": manifest.package_version,
+        "settings": kept,
+    }
+
+
+def too_much(place: Place, why: str) -> ArtifactError:
+    """Return what to raise where a repair would lose more than it mends."""
     return ArtifactError(
         f"The index {str(place)!r} cannot be repaired: {why}. Restore it from a backup with "
         "'medfinder restore', or remove it and run 'medfinder index' into the same place."
