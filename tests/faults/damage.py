@@ -275,6 +275,7 @@ KINDS: dict[str, Kind] = {
     "index json": Kind(_make_index, "idx/*.json", _use_index),
     "checkpoint": Kind(_make_checkpoint, "run/checkpoint/*", _use_checkpoint),
     "training state": Kind(_make_state, "run/state.safetensors", _use_state),
+    "training volumes": Kind(_make_state, "run/**/volumes.npy", _use_state),
     "preprocess cache": Kind(_make_cache, "cache/**/*", _use_cache),
     "service database": Kind(_make_database, "s.sqlite", _use_database),
     "review log": Kind(_make_review, "studies/review.db", _use_review),

@@ -1,6 +1,7 @@
 """Studies become volumes in one file, read once, whatever stops it."""
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,32 @@ def test_a_journal_without_its_volumes_is_not_believed(
     made = prepared(studies, tmp_path)
     assert len(read) == 5
     assert made.volumes.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [("bit", ["s3"]), ("journal", ["s3"]), ("cut", ["s0", "s1", "s2", "s3", "s4"])],
+)
+def test_a_volume_that_changed_since_is_read_again(
+    studies: list[Study],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    expected: list[str],
+) -> None:
+    first = np.array(prepared(studies, tmp_path).volumes)
+    path, journal = next(tmp_path.rglob(VOLUMES)), next(tmp_path.rglob(JOURNAL))
+    if change == "bit":
+        np.load(path, mmap_mode="r+")[3, 0, 7, 7, 7] ^= 4
+    elif change == "journal":
+        journal.write_text(journal.read_text().replace('{"row": 3', '{"row": 7'))
+    else:
+        path.write_bytes(path.read_bytes()[:-1000])
+    read = read_only_once(monkeypatch)
+    np.testing.assert_array_equal(prepared(studies, tmp_path).volumes, first)
+    assert read == expected
+    prepared(studies, tmp_path)
+    assert read == expected
 
 
 @pytest.mark.parametrize("change", ["studies", "reports", "preprocessing"])
@@ -305,7 +332,11 @@ def test_a_set_that_does_not_hold_together_is_refused(changes: dict[str, Any], t
         replace(phantoms(), **changes)
 
 
-def test_a_line_of_the_journal_names_its_row(studies: list[Study], tmp_path: Path) -> None:
-    prepared(studies, tmp_path)
+def test_a_line_of_the_journal_names_its_row_and_what_it_holds(
+    studies: list[Study], tmp_path: Path
+) -> None:
+    volumes = prepared(studies, tmp_path).volumes
     journal = next(tmp_path.rglob(JOURNAL)).read_text().splitlines()
-    assert [json.loads(line) for line in journal] == [{"row": i} for i in range(5)]
+    assert [json.loads(line) for line in journal] == [
+        {"row": i, "crc": zlib.crc32(volumes[i].tobytes())} for i in range(5)
+    ]

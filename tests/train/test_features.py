@@ -223,6 +223,20 @@ def test_processes_share_the_shards(build: Build, tmp_path: Path) -> None:
     assert encoder.n_encoded == 8 * 3
 
 
+def test_features_that_changed_since_are_made_again(build: Build, tmp_path: Path) -> None:
+    network, encoder = build()
+    before = [np.array(shard) for shard in made(network, tmp_path).shards]
+    path = sorted(tmp_path.rglob("*.npy"))[2]
+    np.load(path, mmap_mode="r+").view(np.uint16)[0, 0, 0, 0] ^= 4
+    after = [np.array(shard) for shard in made(network, tmp_path).shards]
+    assert encoder.n_encoded == (8 + 1) * 3
+    path.write_bytes(path.read_bytes()[:-10])
+    last = made(network, tmp_path).shards
+    assert encoder.n_encoded == (8 + 2) * 3
+    for shards in (after, last):
+        assert all(np.array_equal(a, b) for a, b in zip(shards, before, strict=True))
+
+
 def test_studies_may_share_a_shard(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

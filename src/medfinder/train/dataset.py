@@ -1,8 +1,8 @@
 """A dataset's studies -> what training reads: preprocessed volumes in one file, reports, findings.
 
 Every volume is read and preprocessed once, into its place in one memory-mapped array; what was done
-is appended to a journal, so a run that is killed goes on where it stopped. Knows no network and no
-batch.
+is appended to a journal, with a checksum, so a run that is killed goes on where it stopped, and reads
+again what has changed since. Knows no network and no batch.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -209,8 +210,8 @@ def prepare_set(
     path = place / VOLUMES
     shape = (len(studies), config.n_channels, *config.size)
     with held(place, wait=True):  # runs may share it: the second finds what the first has read
-        seen = read_journal(place / JOURNAL)
-        if not path.is_file():
+        seen = believed(path, read_journal(place / JOURNAL))
+        if seen is None:
             seen = {}
             (place / JOURNAL).unlink(missing_ok=True)
             allocate(path, shape, config.dtype, is_reserved=True)
@@ -262,8 +263,9 @@ def _fill(job: _Job) -> dict[str, Any]:
             raise InputError("The volume holds values that are not finite.", rule="not-finite")
     except InputError as error:
         return {"row": row, "rule": error.rule, "reason": str(error)}
-    np.load(path, mmap_mode="r+")[row] = made
-    return {"row": row}
+    volumes = np.load(path, mmap_mode="r+")
+    volumes[row] = made
+    return {"row": row, "crc": crc_of(volumes[row])}
 
 
 def _filler() -> Callable[[_Job], dict[str, Any]]:
@@ -324,6 +326,33 @@ def read_journal(path: Path) -> dict[int, dict[str, Any]]:
         with path.open("ab") as file:
             file.write(b"\n")
     return seen
+
+
+def believed(
+    path: Path, seen: dict[int, dict[str, Any]], first: int = 0
+) -> dict[int, dict[str, Any]] | None:
+    """Return the journal's lines whose rows are what was written; None where the array is no array.
+
+    Args:
+        path: The array, (n, ...).
+        first: The journal's row that is the array's first.
+    """
+    try:
+        rows = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return {
+        row: entry
+        for row, entry in seen.items()
+        if 0 <= row - first < len(rows)
+        # Older versions wrote no checksum; a study that was refused has no row.
+        and ("crc" not in entry or entry["crc"] == crc_of(rows[row - first]))
+    }
+
+
+def crc_of(row: npt.NDArray[Any]) -> int:
+    """Return the CRC-32 of an array's bytes."""
+    return zlib.crc32(np.ascontiguousarray(row).data)
 
 
 def _report(study: Study) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from medfinder.model.joint_encoder import to_unit_range, weights_sha256
 from medfinder.model.volume_encoder import VolumeEncoder, VolumeEncoderConfig
 from medfinder.train.augment import AugmentConfig, view
 from medfinder.train.batch import mix
-from medfinder.train.dataset import TrainingSet, allocate, read_journal
+from medfinder.train.dataset import TrainingSet, allocate, believed, crc_of, read_journal
 
 FEATURES_VERSION = 1
 """Raised whenever the same input gives other features, or they lie elsewhere."""
@@ -166,7 +166,8 @@ def make_features(
               for k, i in enumerate(starts)]  # fmt: skip
     wanted = set(range(len(data)) if rows is None else map(int, rows))
     mine = [
-        (shard, wanted & set(shard.rows) - set(shard.seen())) for shard in shards[rank::n_ranks]
+        (shard, wanted & set(shard.rows) - set(shard.sound() or ()))
+        for shard in shards[rank::n_ranks]
     ]
     n_todo = sum(len(todo) for _, todo in mine)
     _check_room(place, n_todo * size_bytes)
@@ -213,6 +214,10 @@ class _Shard:
     def seen(self) -> dict[int, dict[str, Any]]:
         return read_journal(self.journal) if self.path.is_file() else {}
 
+    def sound(self) -> dict[int, dict[str, Any]] | None:
+        """Return the lines of `seen` whose features are those written; None where the file is none."""
+        return believed(self.path, read_journal(self.journal), self.first)
+
     def open(self, mode: Literal["r", "r+"]) -> Regions:
         shape = (self.n, *self.shape)
         if not self.path.is_file():
@@ -233,15 +238,18 @@ class _Shard:
             return
         with self.journal.open("a", encoding="utf-8") as journal:
             fcntl.flock(journal, fcntl.LOCK_EX)  # a process that is killed lets go of it
-            if not self.path.is_file():
+            seen = self.sound()
+            if seen is None:
                 journal.truncate(0)
-            seen = self.seen()
+                self.path.unlink(missing_ok=True)
+                seen = {}
             mapped = self.open("r+")
             for row in sorted(todo):
                 if row not in seen:
                     entry: dict[str, Any] = {"row": row}
                     try:
                         mapped[row - self.first] = _in_float16(regions(row))
+                        entry["crc"] = crc_of(mapped[row - self.first])
                     except InputError as error:
                         entry["reason"] = str(error)
                     journal.write(json.dumps(entry) + "\n")
