@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from medfinder.errors import ArtifactError, InputError, MissingExtra
+from medfinder.errors import ArtifactError, ConfigError, InputError, MissingExtra
 
 try:
     import fcntl
@@ -33,6 +34,8 @@ RETRY_S = 60.0
 """No try begins later than this after the first."""
 _BLOCK = 1 << 20
 _TEMPORARY = ".tmp"
+_ENDPOINT = re.compile(r"https?://[^/?#\s@]+/?[^?#\s]*")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -308,7 +311,8 @@ class FolderPlace:
 
     def list(self, under: str = "") -> Iterator[Entry]:
         """As `Place` says."""
-        for folder, _, names in os.walk(self.path / under):
+        for folder, folders, names in os.walk(self.path / under, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(folder, name)]
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
@@ -331,6 +335,15 @@ class FolderPlace:
             shutil.copyfileobj(file, out, _BLOCK)
 
 
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a subfolder is a link to a folder that it lies in: walking it has no end."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    real, here = os.path.realpath(path), os.path.realpath(folder)
+    return here == real or here.startswith(real.rstrip(os.sep) + os.sep)
+
+
 class StorePlace:
     """A prefix in a bucket.
 
@@ -340,13 +353,16 @@ class StorePlace:
     Raises:
         InputError: The URL names no bucket.
         MissingExtra: obstore is not installed.
+        ConfigError: ``AWS_ENDPOINT_URL`` is no URL; told by the first request.
     """
 
     def __init__(self, url: str) -> None:
         bucket, _, prefix = url.removeprefix(S3).partition("/")
-        if not bucket:
+        if not _BUCKET.fullmatch(bucket):
             raise InputError(
-                f"{url!r} names no bucket; expected 's3://BUCKET/PREFIX'.", rule="bad-location"
+                f"{url!r} names no bucket, whose name is of letters, digits, '.', '-' and '_'; "
+                "expected 's3://BUCKET/PREFIX'.",
+                rule="bad-location",
             )
         self.bucket = bucket
         self.prefix = "/".join(part for part in prefix.split("/") if part)
@@ -461,6 +477,7 @@ class StorePlace:
     def _client(self) -> Any:
         """Return the store's client; one a process, as its threads do not outlive a fork."""
         if self._store is None or self._process != os.getpid():
+            _check_endpoint()
             self._store = _obstore().S3Store(
                 self.bucket,
                 client_options={
@@ -497,6 +514,16 @@ class StorePlace:
         except (failed.BaseError, OSError) as error:
             where = f"{S3}{self.bucket}/{self._key(name)}"
             raise ArtifactError(f"{where} could not be {what}: {cause(error)}") from None
+
+
+def _check_endpoint() -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        said = os.environ.get(name, "")
+        if said and not _ENDPOINT.fullmatch(said):
+            raise ConfigError(
+                f"{name} is {said!r}; expected a URL such as 'https://minio.example' or "
+                "'http://localhost:9000'. Set it so."
+            )
 
 
 def cause(error: BaseException) -> str:

@@ -265,6 +265,35 @@ def test_finishing_removes_what_a_killed_run_left(copy: Path) -> None:
     assert check_index(copy).is_sound
 
 
+def test_a_record_of_other_files_is_not_believed_against_all_of_the_table(
+    copy: Path, sound: Path, tmp_path: Path, gallery
+) -> None:
+    other = Index.create(tmp_path / "other", gallery.streams)
+    gallery.add(other, range(100, 105))
+    other.finish()
+    shutil.copy(tmp_path / "other" / "derived" / "files.json", copy / "derived" / "files.json")
+    done = repair_index(copy)
+    assert done.after.is_sound
+    assert (done.dropped, done.removed) == ((), ())
+    assert answers(Index.open(copy)) == answers(Index.open(sound))
+
+
+def test_a_repair_that_cannot_be_made_leaves_what_was_there(copy: Path) -> None:
+    for path in (copy / "table" / "studies.lance" / "_versions").glob("*.manifest"):
+        path.write_bytes(b"x" * 100)
+    (copy / "derived" / "files.json").unlink()
+    before = {p: p.read_bytes() for p in files(copy, ".")}
+    with pytest.raises(ArtifactError, match="no version of its table can be opened"):
+        repair_index(copy)
+    assert {p: p.read_bytes() for p in files(copy, ".")} == before
+
+
+def test_a_folder_of_something_else_is_no_index_with_defects(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="nothing of an index in it"):
+        check_index(tmp_path)
+
+
 def test_checking_changes_nothing(copy: Path) -> None:
     flip(copy / "derived" / "volume.json")
     before = {p: p.read_bytes() for p in files(copy, ".")}

@@ -185,6 +185,10 @@ def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(ArtifactError, match="the store could not be reached"):
         Index.open("s3://bucket/idx")
+    for module in ("medfinder.index.folder.RETRIES", "medfinder.index.folder.RETRY_S"):
+        monkeypatch.setattr(module, 0)
+    with pytest.raises(ArtifactError, match="the store could not be reached"):
+        Index("s3://bucket/idx", gallery.streams, CONFIG)  # it went away a moment later
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(ArtifactError, match="Set AWS_ALLOW_HTTP=true"):
         Index.open("s3://bucket/idx")

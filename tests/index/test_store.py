@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medfinder.errors import Incomplete, InputError, Mismatch, UnknownName
+from medfinder.errors import ArtifactError, Incomplete, InputError, Mismatch, UnknownName
 from medfinder.index.store import Index, IndexConfig, Stream
 from medfinder.records import Report
 from medfinder.studies import digest
@@ -380,6 +381,21 @@ def test_another_schema_is_refused(empty: Index, gallery) -> None:
     (empty.folder / "streams.json").write_text("{")
     with pytest.raises(Mismatch, match="cannot be read"):
         Index.create(empty.folder, gallery.streams)
+
+
+def test_a_table_that_is_gone_is_told_and_never_made_by_a_reader(
+    filled: Index, tmp_path: Path
+) -> None:
+    shutil.copytree(filled.folder, tmp_path / "idx")
+    table = tmp_path / "idx" / "table" / "studies.lance"
+    reader = Index.open(tmp_path / "idx")
+    for path in (table / "_versions").glob("*.manifest"):
+        path.unlink()
+    before = sorted(table.rglob("*"))
+    for read in (lambda: Index.open(tmp_path / "idx"), reader.count, reader.ids):
+        with pytest.raises((Incomplete, ArtifactError), match=r"has lost table|damaged or missing"):
+            read()
+    assert sorted(table.rglob("*")) == before
 
 
 def test_a_table_with_other_columns_is_refused(empty: Index, gallery) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import MANIFEST, SCHEMA, Manifest, checksum, read_manifest
-from medfinder.errors import ArtifactError, Incomplete, MedFinderError, Mismatch
+from medfinder.errors import ArtifactError, Incomplete, InputError, MedFinderError, Mismatch
 from medfinder.index import finish as finishing
 from medfinder.index import folder as files
 from medfinder.index.engine import is_panic
@@ -124,6 +124,14 @@ class Check:
     def _said(self) -> tuple[Manifest | None, dict[str, Stream] | None, IndexConfig]:
         """Compare what the manifest and ``streams.json`` say of the encoders."""
         manifest, streams, config = None, None, IndexConfig()
+        if not any(self.place.mark(name) for name in (MANIFEST, files.STREAMS_FILE)) and not (
+            files.has_table(self.place)
+        ):
+            raise InputError(
+                f"There is no index folder at {str(self.place)!r}, or nothing of an index in it. Check "
+                "the path.",
+                rule="bad-location",
+            )
         try:
             manifest = read_manifest(self.place, "index")
             streams, config = files.streams_of(manifest)
@@ -199,7 +207,7 @@ class Check:
             return
         if opened.schema.names != table_schema(streams).names:
             found = "its columns are not those of the encoders"
-            self.add("table", files.TABLE, found, "none: index into a new folder")
+            self.add("table", files.TABLE, found, "none: index into a new place")
             return
         galleries = {name: self._gallery(name, stream) for name, stream in streams.items()}
         ids: list[str] = []
@@ -546,7 +554,7 @@ _REPAIR_OF = {
     "data": "rows that it holds whole are written anew, others deleted and named",
     "_deletions": "rows that it holds whole are written anew, others deleted and named",
     "_indices": "the indexes are made anew",
-    "_versions": "it is put aside: the version before it counts",
+    "_versions": "put aside where rows have changed: the version before it counts",
     "_transactions": "forgotten: nothing is read from it",
     files.REGIONS: "deleted; 'medfinder index --regions' makes it again",
     files.REJECTIONS: "deleted",

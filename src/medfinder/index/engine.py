@@ -15,7 +15,14 @@ _DISK_FULL = (
     "os error 27)",
 )
 _READ_ONLY = ("permission denied", "read-only file system", "os error 13", "os error 30")
-_STORE = ("generic s3", "error performing", "error sending request", "nosuchbucket")
+_STORE = (
+    "generic s3",
+    "error performing",
+    "error sending request",
+    "nosuchbucket",
+    "failed to connect",
+    "retryerror",
+)
 _DAMAGED = (
     "lanceerror(io)",
     "lanceerror(arrow)",

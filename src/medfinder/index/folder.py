@@ -19,8 +19,16 @@ from numpy.typing import NDArray
 
 from medfinder.artifact import MANIFEST, SCHEMA, Manifest, checksum
 from medfinder.config import from_dict
-from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch, UnknownName
+from medfinder.errors import (
+    ArtifactError,
+    ConfigError,
+    Incomplete,
+    InputError,
+    Mismatch,
+    UnknownName,
+)
 from medfinder.index import fetched
+from medfinder.index.engine import is_fault
 from medfinder.index.lease import leased
 from medfinder.index.partitions import Partitions, load
 from medfinder.index.schema import STREAMS, IndexConfig, Stream, check_streams, table_schema
@@ -61,23 +69,39 @@ def connect(place: Place) -> Any:
     )
 
 
-def table(database: Any, streams: Mapping[str, Stream]) -> Any:
-    """Open the table, made empty where it is missing.
+def make_table(place: Place, streams: Mapping[str, Stream]) -> None:
+    """Make the table where there is none."""
+    database = connect(place)
+    try:
+        database.open_table(_TABLE)
+    except ValueError:
+        database.create_table(_TABLE, schema=table_schema(streams), exist_ok=True)
+
+
+def table(database: Any, place: Place, streams: Mapping[str, Stream]) -> Any:
+    """Open the table.
 
     Raises:
+        Incomplete: It is gone.
         Mismatch: It has other columns than this version writes.
     """
-    wanted = table_schema(streams)
     try:
         opened = database.open_table(_TABLE)
-    except ValueError:
-        opened = database.create_table(_TABLE, schema=wanted, exist_ok=True)
-    if opened.schema.names != wanted.names:
+    except ValueError as error:
+        if is_fault(error) and has_table(place):
+            raise  # it is there, and damaged
+        raise Incomplete(_lost(place, ["table"])) from None
+    if opened.schema.names != table_schema(streams).names:
         raise Mismatch(
             "The table of this index has other columns than this version of MedFinder writes. "
-            "Run 'medfinder index' into a new folder."
+            "Run 'medfinder index' into a new place."
         )
     return opened
+
+
+def has_table(place: Place) -> bool:
+    """Whether there is a version of the table."""
+    return any(entry.name.endswith(".manifest") for entry in place.list(f"{TABLE}/_versions"))
 
 
 def begin(place: Place, streams: Mapping[str, Stream]) -> None:
@@ -118,7 +142,7 @@ def begin(place: Place, streams: Mapping[str, Stream]) -> None:
         wanted = ", ".join(f"{n}: {s.model_id!r}" for n, s in streams.items())
         raise Mismatch(
             f"{name!r} is an index of other encoders: it holds {held}; got {wanted}. "
-            "Vectors of two models cannot be compared: index into a new folder."
+            "Vectors of two models cannot be compared: index into a new place."
         )
     if before != said:  # the same model by another name: a checkpoint that moved
         write_streams(place, streams)
@@ -162,8 +186,21 @@ def streams_from(said: Mapping[str, Any]) -> dict[str, Stream]:
 
 def lost(place: Place, streams: Mapping[str, Stream]) -> list[str]:
     """Return which parts that a finished index has are missing or damaged, as paths in it."""
-    parts = [] if next(iter(place.list(f"{TABLE}/_versions")), None) else ["table"]
+    parts = [] if has_table(place) else ["table"]
     return parts + [record(name) for name in streams if read_record(place, record(name)) is None]
+
+
+def check_whole(place: Place, streams: Mapping[str, Stream]) -> None:
+    """Raise Incomplete where a finished index has lost a part."""
+    if missing := lost(place, streams):
+        raise Incomplete(_lost(place, missing))
+
+
+def _lost(place: Place, missing: list[str]) -> str:
+    return (
+        f"The index {str(place)!r} has lost {', '.join(missing)}. Run 'medfinder index' on it "
+        "again; it makes what is missing."
+    )
 
 
 def record(column: str) -> str:

@@ -319,7 +319,8 @@ def _close_all(idle: list[Any], process: int) -> None:
 
 def _state_of_refusal(text: str) -> str:
     """Return the code of an error that came before there was a connection, and so without one."""
-    if re.search(r"authentication failed|no password supplied|no pg_hba.conf entry", text):
+    refused = r'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not'
+    if re.search(refused, text):
         return "28000"
     if re.search(r'database ".*" does not exist', text):
         return "3D000"

@@ -35,6 +35,8 @@ from medfinder.place import FolderPlace, Location, Place, place_of
 REPAIRED = "repaired.json"
 """In the index's folder: what each repair found and dropped."""
 _AT_ONCE = timedelta(milliseconds=1)
+_OTHER_ROWS = frozenset({"row", "table", "unfinished", "manifest", "content"})
+"""What `check_index` tells where it has not seen that the rows are those that were finished."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,29 +144,56 @@ class _Repair:
         return begun[0], IndexConfig()
 
     def _put_versions_aside(self) -> None:
-        for name in self.of("_versions"):
-            if name != files.HINT:
+        """Put damaged versions of the table aside.
+
+        Not where its rows are those that were finished, or no version would be left: then it is the
+        record of what the versions were that is wrong.
+        """
+        told = {defect.rule for defect in self.before.defects}
+        bad = {name for name in self.of("_versions") if name != files.HINT}
+        if told & _OTHER_ROWS and bad < set(self._versions()):
+            for name in sorted(bad):
                 self._put_aside(name)
+
+    def _versions(self) -> list[str]:
+        """Return the table's versions, the newest first."""
+        entries = self.place.list(f"{files.TABLE}/_versions")
+        names = [entry.name for entry in entries if entry.name.endswith(".manifest")]
+
+        def age(name: str) -> int:
+            number = Path(name).stem
+            if not number.isdigit():
+                return 2**64
+            # Names count down from 2^64 - 1, or up: by what Lance wrote last.
+            return int(number) if len(number) == 20 else -int(number)
+
+        return sorted(names, key=age)
 
     def _put_aside(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            with self.place.write(f"damaged/{name.rpartition('/')[2]}") as file:
+            with self.place.write(_aside(name)) as file:
                 file.write(self.place.read(name))
             self.place.delete(name)
             self.removed.append(name)
 
+    def _put_back(self) -> None:
+        """Undo what was put aside: nothing is worse after a repair that cannot be made."""
+        for name in self.removed:
+            with contextlib.suppress(FileNotFoundError), self.place.write(name) as file:
+                file.write(self.place.read(_aside(name)))
+            self.place.delete(_aside(name))
+
     def _table(self) -> Any:
         """Open the newest version that can be opened, and put those after it aside."""
-        folder = f"{files.TABLE}/_versions"
         while True:
             table, _ = attempt(lambda: files.connect(self.place).open_table("studies"))
             if table is not None:
                 return table
-            # Names count down from 2^64 - 1, or up: by what Lance wrote last.
-            names = [e.name for e in self.place.list(folder) if e.name.endswith(".manifest")]
+            names = self._versions()
             if len(names) < 2:
+                self._put_back()
                 raise too_much(self.place, "no version of its table can be opened")
-            self._put_aside(min(names) if len(Path(min(names)).stem) == 20 else max(names))
+            self._put_aside(names[0])
 
     def _rewrite(self, table: Any, streams: Mapping[str, Stream]) -> None:
         """Write the sound rows anew, and delete what was there: rows in damaged files among them."""
@@ -209,6 +238,10 @@ class _Repair:
             return
         if not self.dropped and not self.n_unnamed:
             index.end_changes()
+
+
+def _aside(version: str) -> str:
+    return f"damaged/{version.rpartition('/')[2]}"
 
 
 def write_down(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import MANIFEST, Manifest, read_manifest
-from medfinder.errors import ArtifactError, Incomplete, InputError, MedFinderError, UnknownName
+from medfinder.errors import ArtifactError, InputError, MedFinderError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.engine import is_fault, told
@@ -75,7 +75,7 @@ class Index:
         self.config = config
         with told(self.place):
             self._database = files.connect(self.place)
-            self._table = files.table(self._database, self.streams)
+            self._table = files.table(self._database, self.place, self.streams)
         self._lock = threading.RLock()
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int] | None = None
@@ -104,6 +104,8 @@ class Index:
         checked = columns.check_streams(streams)
         settings = config or IndexConfig()
         files.begin(place, checked)
+        with told(place):
+            files.make_table(place, checked)
         return cls(place, checked, settings)
 
     @classmethod
@@ -118,11 +120,7 @@ class Index:
         """
         place = place_of(folder)
         streams, config = files.streams_of(read_manifest(place, "index"))
-        if missing := files.lost(place, streams):
-            raise Incomplete(
-                f"The index {str(place)!r} has lost {', '.join(missing)}. Run 'medfinder index' "
-                "on it again; it makes what is missing."
-            )
+        files.check_whole(place, streams)
         return cls(place, streams, config)
 
     @property
@@ -590,7 +588,7 @@ class Index:
         with self._lock:
             self._looked = began
             if self._snapshot is None or self._seen != version:
-                table = files.table(self._database, self.streams)
+                table = files.table(self._database, self.place, self.streams)
                 table.checkout(version[0])
                 self._snapshot = Snapshot(table, self.streams, self._derived, self._snapshot)
                 self._seen = version
