@@ -1,6 +1,7 @@
 """``medfinder index IDX --check`` and ``--repair``."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -90,3 +91,51 @@ def test_what_makes_no_sense_is_refused(medfinder, index: Path) -> None:
         code, _, err = medfinder(*arguments)
         assert code == 2, arguments
         assert words in err
+
+
+def test_what_comes_next_can_be_pasted_into_a_shell(medfinder, index: Path, tmp_path: Path) -> None:
+    apart = tmp_path / "my index & more"
+    index.rename(apart)
+    _, _, err = medfinder(apart, "--check")
+    assert shlex.split(err.splitlines()[-1])[1:] == ["medfinder", "serve", str(apart)]
+
+
+def test_a_repair_that_would_not_help_is_not_named(medfinder, index: Path) -> None:
+    for name in ("manifest.json", "streams.json"):
+        (index / name).write_text("{")
+    code, _, err = medfinder(index, "--check")
+    assert code == 1
+    assert "Next: medfinder restore BACKUP" in err.splitlines()[-1]
+
+
+def test_an_index_that_lost_all_its_rows_is_not_to_be_served(medfinder, index: Path) -> None:
+    made = Index.open(index)
+    made.delete(made.ids())
+    made.finish()
+    code, _, err = medfinder(index, "--check")
+    assert code == 0
+    assert "Next: medfinder index STUDIES" in err.splitlines()[-1]
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    medfinder, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medfinder.index.open.check_index", stopped)
+    code, _, err = medfinder(index, "--check")
+    assert code == 130
+    assert "Run the same command again to go on" in err
+
+
+def test_a_path_that_cannot_be_used_is_named(
+    medfinder, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(index))
+
+    monkeypatch.setattr("medfinder.index.open.check_index", refused)
+    code, _, err = medfinder(index, "--check")
+    assert code == 2
+    assert f"{str(index)!r}: Permission denied" in err

@@ -86,6 +86,9 @@ for module in (
     module.register(app)
 
 
+_STOPPED = "Stopped. Run the same command again to go on where it stopped."
+
+
 def main() -> None:
     """Run the command line and exit: 0 done, 1 our own bug, 2 something the user can mend."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -100,11 +103,19 @@ def main() -> None:
         # The reader (head, less) has had enough: that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        fail("Stopped. Run the same command again to go on where it stopped.", code=130)
+        fail(_STOPPED, code=130)
+    except SystemExit as error:
+        if error.code == 130:  # Typer's own word for an interrupt
+            fail(_STOPPED, code=130)
+        raise
     except OSError as error:
         if debug:
             raise
-        fail(f"{error.strerror or error}. Check the path, the space and the permissions.", code=2)
+        where = "" if error.filename is None else f"{str(error.filename)!r}: "
+        fail(
+            f"{where}{error.strerror or error}. Check the path, the space and the permissions.",
+            code=2,
+        )
     except Exception as error:
         if debug:
             raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medfinder.cli.talk import done, emit, progress
+from medfinder.cli.talk import done, emit, progress, quoted
 
 if TYPE_CHECKING:
     from medfinder.curate.sources.source import Source
@@ -372,7 +372,7 @@ def _run(
     )
     done(
         f"{made.n_studies} studies ({_counts(made.splits)}){crossed}{rejected}{doubted}",
-        f"medfinder index {out} idx --encoder astra",
+        f"medfinder index {quoted(out)} idx --encoder astra",
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.talk import done, emit, progress, say
+from medfinder.cli.talk import done, emit, progress, quoted, say
 from medfinder.errors import ConfigError
 
 
@@ -114,13 +114,13 @@ def index(
             }
         )
     rejected = (
-        f", {made.n_rejections} could not be read: see {made.rejections}"
+        f"; the CTs of {made.n_rejections} could not be read: see {made.rejections}"
         if made.n_rejections
         else ""
     )
     done(
         f"{made.n_studies} studies in {made.where} ({made.n_embedded} embedded, {made.n_deleted} dropped{rejected})",
-        f'medfinder search {made.where} "pleural effusion" --k 5',
+        f'medfinder search {quoted(made.where)} "pleural effusion" --k 5',
     )
 
 
@@ -163,13 +163,16 @@ def _care(index: str, out: str | None, only_check: bool, json_: bool) -> None:
         f"{last.n_studies} studies, {last.n_vectors} vectors and {last.n_files} files compared in "
         f"{found.location}: "
     )
+    name = quoted(found.location)
+    can_mend = only_check and not any(d.repair.startswith("none") for d in last.defects)
     if last.is_sound:
         lost = len(dropped) + n_unnamed
-        then = f"medfinder index STUDIES {index}" if lost else f"medfinder serve {index}"
+        is_short = lost or not last.n_studies
+        then = f"medfinder index STUDIES {name}" if is_short else f"medfinder serve {name}"
         done(summary + (f"sound, {lost} rows dropped" if lost else "sound"), then)
         return
     done(
         summary + f"{len(last.defects)} defects",
-        f"medfinder index {index} --repair" if only_check else f"medfinder restore BACKUP {index}",
+        f"medfinder index {name} --repair" if can_mend else f"medfinder restore BACKUP {name}",
     )
     raise typer.Exit(1)

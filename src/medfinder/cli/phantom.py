@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from medfinder.cli.talk import done, emit, progress
+from medfinder.cli.talk import done, emit, progress, quoted
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +108,8 @@ def phantom(
             emit({"folder": str(out), "studies": counts, "seed": seed})
         done(
             f"{sum(counts.values())} phantom studies in {len(counts)} folders of {out}",
-            f"medfinder curate folder {out}/test/volumes studies --reports {out}/test/studies.csv",
+            f"medfinder curate folder {quoted(out / 'test' / 'volumes')} studies "
+            f"--reports {quoted(out / 'test' / 'studies.csv')}",
         )
         return
     n = 20 if n is None else n
@@ -121,7 +122,7 @@ def phantom(
     volumes = out / ("dicom" if dicom else "volumes") if masks else out  # masks are no studies
     done(
         f"{n} phantom studies in {out}",
-        f"medfinder curate folder {volumes} studies --reports {out}/studies.csv",
+        f"medfinder curate folder {quoted(volumes)} studies --reports {quoted(out / 'studies.csv')}",
     )
 
 
@@ -150,7 +151,7 @@ def _archive(
     command = _CURATE[layout] + (place if layout == "bimcv_r" else "") + " studies"
     done(
         f"An archive of {n} patients in {root}; what is wrong with it in {out}/planted.jsonl",
-        f"medfinder curate {command.format(root=root)}",
+        f"medfinder curate {command.format(root=quoted(root))}",
     )
 
 

@@ -1,12 +1,11 @@
 """``medfinder review``: experts on the studies that curation doubts."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfinder.cli.talk import done, emit, fail, out, progress, say
+from medfinder.cli.talk import done, emit, fail, out, progress, quoted, say
 
 if TYPE_CHECKING:
     from medfinder.curate.agreement import Agreement
@@ -77,9 +76,9 @@ def status(
     is_done = now.n_settled == now.n_items and now.n_items > 0
     done(
         f"{now.n_items - now.n_settled} left.",
-        f"medfinder review apply {folder} OUT"
+        f"medfinder review apply {quoted(folder)} OUT"
         if is_done
-        else f"medfinder serve idx --review {folder}",
+        else f"medfinder serve idx --review {quoted(folder)}",
     )
 
 
@@ -101,7 +100,7 @@ def export(
     n_rows = export_review(ReviewQueue(folder), table, reader)
     done(
         f"{n_rows} studies for {reader}: {table}",
-        f"medfinder review import {folder} {table} --reader {shlex.quote(reader)}",
+        f"medfinder review import {quoted(folder)} {quoted(table)} --reader {quoted(reader)}",
     )
 
 
@@ -141,7 +140,7 @@ def import_(
     done(
         f"{made.n_recorded} decisions recorded, {made.n_known} known before, "
         f"{made.n_empty} rows without one",
-        f"medfinder review status {folder}",
+        f"medfinder review status {quoted(folder)}",
     )
 
 
@@ -235,7 +234,7 @@ def apply(
         f"{made.n_studies} studies: {made.n_cleared} no longer in doubt, {made.n_rejected} "
         f"rejected, {made.n_translated} with other English, {made.n_relabelled} with other labels, "
         f"{made.n_open} still in doubt",
-        f"medfinder index {to} idx",
+        f"medfinder index {quoted(to)} idx",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.talk import emit, out, say
+from medfinder.cli.talk import emit, out, quoted, say
 from medfinder.errors import InputError
 from medfinder.records import Hit
 
@@ -104,7 +104,7 @@ def search(
             out.print(f"     {sentence}", markup=False, soft_wrap=True, style="dim")
     if not hits:
         say("No study matches. Loosen --where or --keyword.")
-    say(f"Next: medfinder serve {shown(index)}")
+    say(f"Next: medfinder serve {quoted(shown(index))}")
 
 
 def as_json(hit: Hit) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -62,6 +63,11 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
 def say(text: str) -> None:
     """Print one line of talk to stderr."""
     err.print(text, markup=False, soft_wrap=True)
+
+
+def quoted(part: object) -> str:
+    """Return a path or URL as a shell takes it for one word."""
+    return shlex.quote(str(part))
 
 
 def done(summary: str, then: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medfinder.cli.talk import done, emit, progress
+from medfinder.cli.talk import done, emit, progress, quoted
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +80,8 @@ def train(
     done(
         f"Trained on {made.n_train} studies{left}; best after step {made.step}: R@10 {score:.1%} "
         f"both ways among {made.n_val} studies. Checkpoint: {made.checkpoint}",
-        f"medfinder index {studies} idx --encoder {made.checkpoint} --text-encoder {made.checkpoint}",
+        f"medfinder index {quoted(studies)} idx --encoder {quoted(made.checkpoint)} "
+        f"--text-encoder {quoted(made.checkpoint)}",
     )
 
 
