@@ -4,7 +4,8 @@
 #   make demo DEMO=--no-serve   the same, ending in printed results
 #   make test                   install what tests need, then lint, types and tests
 #   make web                    build the page again if its sources changed
-#   make bench                  every benchmark (about an hour on two cores)
+#   make bench                  the benchmarks of the main job (about an hour on two cores)
+#   make bench BENCH="scale index_churn"   others of benchmarks/
 #   make audit                known weaknesses of dependencies, and of the code; needs the registries
 #   make lock                   choose newer versions and write them to the lock files
 #
@@ -20,6 +21,7 @@ TORCH  ?= torch==2.13.0$(if $(filter Darwin,$(shell uname)),,+cpu)
 # Where the CPU build is when the configured package index does not carry it.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO   ?=
+BENCH  ?= read_preprocess astra index_search copies findings phantom throughput
 PYTEST ?=
 # Processes that run tests, each with one thread for computing.
 JOBS   ?= auto
@@ -71,7 +73,7 @@ lint: $(VENV)/.tested
 	$(BIN)/mypy
 
 bench: $(VENV)/.tested
-	for script in read_preprocess astra index_search copies findings phantom throughput; do \
+	for script in $(BENCH); do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

@@ -89,6 +89,30 @@ def damage(options: argparse.Namespace) -> None:
     damage.damage_all(inputs, work, options.n, options.seed, options.what, keep)
 
 
+def conditions(options: argparse.Namespace) -> None:
+    """Fill the disk, take its writing away, have two write at once, let the clock jump."""
+    from faults import clock
+    from faults import conditions as under
+    from faults.stages import make_inputs, warm_up
+
+    warm_up()
+    work = HOME / "work-conditions"
+    work.mkdir(parents=True, exist_ok=True)
+    inputs = make_inputs(work / "inputs")
+    rest: tuple[Any, ...] = (inputs, work, options.n, options.seed, keep)
+    can_mount = under.can_mount(work / "try")
+    for stage in ("curate", "index", "train"):
+        under.two_writers(stage, *rest)
+        if can_mount:
+            under.full_disk(stage, *rest)
+            under.read_only(stage, *rest)
+    if can_mount:
+        under.full_disk_under_an_index(*rest)
+    if clock.library() is not None:
+        for by in ("+1 day", "-1 day", "+10 years", "-10 years"):
+            clock.jump(by, inputs, work, keep=keep)
+
+
 def other(options: argparse.Namespace) -> None:
     """Break the store, its writer, Ray's workers; or have a service and a command write at once."""
     from faults import elsewhere, service
@@ -138,6 +162,7 @@ PARTS = {
     "kills": kills,
     "fuzz": fuzz,
     "damage": damage,
+    "conditions": conditions,
     "other": other,
     "soak": soak,
     "table": show,
