@@ -33,6 +33,7 @@ from medfinder.curate.sources.bimcv import BimcvSource
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.embed import Embedder
 from medfinder.errors import MedFinderError
+from medfinder.index.interface import UNFINISHED
 from medfinder.index.store import Index
 from medfinder.phantom.archive import write_archive
 from medfinder.phantom.phantom import write_phantoms
@@ -47,7 +48,6 @@ warnings.filterwarnings("ignore", "lancedb fork support")
 
 HUNG_S = 60.0  # a hang is told from a slow machine
 SIZE = (24, 32, 32)
-UNFINISHED = "unfinished"  # a file in an index whose rows have changed since it was finished
 
 context = multiprocessing.get_context("forkserver")
 

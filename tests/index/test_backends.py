@@ -1,7 +1,7 @@
 """What an index in a folder does, one in PostgreSQL does too: the same tests, run on it.
 
-The tests are those of ``test_store.py`` and ``test_where.py``; here they meet fixtures whose indexes lie in a database, and
-a path means a schema there.
+The tests are those of ``test_store.py`` and ``test_where.py``; here they meet fixtures whose indexes lie
+in a database, and a path means a schema there.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ _OF_FOLDERS = {  # what these touch, a database does not have; see test_postgres
     "test_a_missing_folder_is_refused",
     "test_a_file_is_no_index",
     "test_another_schema_is_refused",
+    "test_a_table_that_is_gone_is_told_and_never_made_by_a_reader",
     "test_a_table_with_other_columns_is_refused",
     "test_settings_travel_with_the_index",
 }

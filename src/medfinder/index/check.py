@@ -21,6 +21,7 @@ from medfinder.errors import ArtifactError, Incomplete, InputError, MedFinderErr
 from medfinder.index import finish as finishing
 from medfinder.index import folder as files
 from medfinder.index.engine import is_panic
+from medfinder.index.interface import UNFINISHED
 from medfinder.index.partitions import RECORD, Partitions
 from medfinder.index.schema import IndexConfig, Stream, key_of, table_schema
 from medfinder.place import FolderPlace, Location, Place, hash_file, is_abandoned, place_of
@@ -158,10 +159,10 @@ class Check:
             return manifest, streams, config
         if streams is None:
             return manifest, begun, config
-        is_changing = self.place.mark(files.CHANGING) is not None
+        is_changing = self.place.mark(UNFINISHED) is not None
         if is_changing:
             found = "a run that changed rows has not ended"
-            self.add("unfinished", files.CHANGING, found, "the index is finished again")
+            self.add("unfinished", UNFINISHED, found, "the index is finished again")
         if text != files.streams_text(streams) and not (is_changing and are_alike(begun, streams)):
             found = "it names other encoders than the manifest"
             self.add("streams", files.STREAMS_FILE, found, "made from the manifest")
@@ -187,7 +188,7 @@ class Check:
             elif is_same:
                 is_same = entry.mark == held["mark"]
             may_change = not name.startswith(files.TABLE) and entry.mark != held["mark"]
-            if not is_same and not (may_change and self.place.mark(files.CHANGING)):
+            if not is_same and not (may_change and self.place.mark(UNFINISHED)):
                 self.add("file", name, "it is not what was written", _REPAIR_OF[kind_of(name)])
         return int(said["version"])
 

@@ -42,7 +42,6 @@ STREAMS_FILE = "streams.json"
 DERIVED = "derived"
 REGIONS = "regions"
 REJECTIONS = "rejections.parquet"
-CHANGING = "unfinished"
 FILES = f"{DERIVED}/files.json"
 LOCK = ".finish.lock"
 

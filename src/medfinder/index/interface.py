@@ -5,19 +5,33 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import Manifest
+from medfinder.index.query import Ranking
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
-from medfinder.index.store import Ranking, Stored
 from medfinder.place import Place
 from medfinder.records import Finding, Rejection, Study
 
 UNFINISHED = "unfinished"
 """File of a place whose rows have changed since `finish`, in a run that has not ended."""
+
+
+class Stored(NamedTuple):
+    """What the index holds of a study, for a run that resumes.
+
+    Attributes:
+        digest: `medfinder.studies.digest` of the study as it was added.
+        volume_hash: Of the volume its vector was made from.
+        streams: Those it has a vector in.
+    """
+
+    digest: str
+    volume_hash: str
+    streams: frozenset[str]
 
 
 class AnyIndex(Protocol):

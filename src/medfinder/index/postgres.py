@@ -20,7 +20,7 @@ from medfinder.errors import ArtifactError, InputError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.exact import FLOAT32_SLACK, direction, rescore
-from medfinder.index.interface import UNFINISHED
+from medfinder.index.interface import UNFINISHED, Stored
 from medfinder.index.postgres_finish import Derived, derived_of, finish
 from medfinder.index.postgres_link import Address, Link
 from medfinder.index.postgres_place import PostgresPlace
@@ -33,8 +33,8 @@ from medfinder.index.postgres_schema import (
 )
 from medfinder.index.postgres_where import condition, explain_server, is_about_filter
 from medfinder.index.postgres_words import Stemmer, counted, score
+from medfinder.index.query import MAX_TIES, Ranking, best, check_k, check_names, check_words
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
-from medfinder.index.store import Ranking, Stored
 from medfinder.place import Place, local_folder
 from medfinder.records import Finding, Rejection, Study
 from medfinder.registry import unknown
@@ -44,7 +44,6 @@ T = TypeVar("T")
 
 _EXACT_BELOW = 10_000
 _NEAR = 64  # rows fetched beyond the k asked for: what 32 bits may have put in the wrong order
-_MAX_TIES = 4096
 _FEW = 32  # a filter that keeps one row in 32 is scored whole
 _FIRST = 256  # texts looked up before a filter is evaluated for all
 
@@ -392,7 +391,7 @@ class PostgresIndex:
         too little, and a filter that leaves few rows has all of them scored.
         """
         stream = self._stream(column)
-        _check_k(k)
+        check_k(k)
         if model_id is not None:
             columns.check_model(model_id, column, stream)
         query = columns.check_vectors(np.asarray(vector)[None], stream.dim, "query")[0]
@@ -408,16 +407,14 @@ class PostgresIndex:
             if not rows:
                 return []
             scores = rescore(np.array([v.to_numpy() for _, v in rows]), towards, derived.centre)
-            return _best([name for name, _ in rows], scores.tolist(), k)
+            return best([name for name, _ in rows], scores.tolist(), k)
 
         return self._filtered(where, search)
 
     def search_text(self, query: str, k: int = 10, where: str | None = None) -> Ranking:
         """As `Index.search_text`."""
-        _check_k(k)
-        text = query.replace("\0", " ").strip()
-        if not text:
-            raise InputError("The text query is empty. Give at least one word.", rule="empty-query")
+        check_k(k)
+        text = check_words(query)
 
         def search(connection: Any, only: str) -> Ranking:
             if only:  # on its own first, so that a bad filter is told even where no word matches
@@ -439,12 +436,8 @@ class PostgresIndex:
         match_all: bool = False,
     ) -> Ranking:
         """As `Index.search_findings`."""
-        _check_k(k)
-        if not present and not absent:
-            raise InputError(
-                "A search by findings needs at least one name, present or absent.",
-                rule="empty-query",
-            )
+        check_k(k)
+        check_names(present, absent)
         asked = {
             column: clean(sorted(set(names)))
             for column, names in (("findings_present", present), ("findings_absent", absent))
@@ -561,7 +554,7 @@ def _exactly(
         ).fetchall()
         # Cutting among equals would leave the choice to the order of rows: look further.
         cut = len(rows) == limit and rows[-1][2] - rows[k - 1][2] <= FLOAT32_SLACK
-        if not cut or limit > k + _MAX_TIES:
+        if not cut or limit > k + MAX_TIES:
             return [(name, vector) for name, vector, _ in rows]
         limit *= 4
 
@@ -605,7 +598,7 @@ def _named(
             left = np.isin(numbers[start:], allowed)
             numbers, scores, start = numbers[start:][left], scores[start:][left], 0
             condition, only = "", ""
-    return _best([name for name, _ in found], [s for _, s in found], k)
+    return best([name for name, _ in found], [s for _, s in found], k)
 
 
 def _one(connection: Any, query: str) -> int:
@@ -615,14 +608,3 @@ def _one(connection: Any, query: str) -> int:
 
 def _column(connection: Any, query: str) -> list[Any]:
     return [row[0] for row in connection.execute(query, {}, binary=True).fetchall()]
-
-
-def _best(names: Sequence[str], scores: Sequence[float], k: int) -> Ranking:
-    return sorted(zip(names, scores, strict=True), key=lambda hit: (-hit[1], hit[0]))[:k]
-
-
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise InputError(
-            f"k is {k}; expected at least 1. Ask for one result or more.", rule="bad-k"
-        )

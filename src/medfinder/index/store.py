@@ -1,7 +1,7 @@
 """The index: studies with their vectors and text in one embedded LanceDB table, and how to search it.
 
-A folder, or a prefix in a store, holds ``table/`` (LanceDB, the source of truth), ``streams.json`` (which encoders made the
-vectors), ``derived/`` (what `Index.finish` makes of them for vector search) and ``manifest.json``,
+A folder, or a prefix in a store, holds ``table/`` (LanceDB, the source of truth), ``streams.json``
+(which encoders made the vectors), ``derived/`` (what `Index.finish` makes of them for vector search) and ``manifest.json``,
 written last. The order of rows never shows in a result: ties are broken by study_id.
 Knows no pixels, no words and no torch: vectors and findings arrive ready.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.engine import is_fault, told
 from medfinder.index.finish import finish
+from medfinder.index.interface import UNFINISHED, Stored
 from medfinder.index.listing import read
+from medfinder.index.query import MAX_TIES, Ranking, best, check_k, check_names, check_words
 from medfinder.index.schema import IndexConfig, Stream, VectorBatch
 from medfinder.index.snapshot import Derived, Snapshot, evaluate
 from medfinder.index.where import check_where, explain, literal
@@ -33,30 +35,14 @@ from medfinder.records import Finding, Rejection, Study
 from medfinder.registry import unknown
 from medfinder.studies import FACETS, from_row, read_rejections, schema, write_rejections
 
-__all__ = ["Index", "IndexConfig", "Stored", "Stream"]
+__all__ = ["Index", "IndexConfig", "Stream"]
 
-Ranking = list[tuple[str, float]]
 T = TypeVar("T")
 
 _IDS_A_QUERY = 500
-_MAX_TIES = 4096
 _FRESH_S = 1.0
 """In a store, where looking costs a request, what others wrote is seen within this."""
 _PAUSES_S = (0.5, 2.0)
-
-
-class Stored(NamedTuple):
-    """What the index holds of a study, for a run that resumes.
-
-    Attributes:
-        digest: `medfinder.studies.digest` of the study as it was added.
-        volume_hash: Of the volume its vector was made from.
-        streams: Those it has a vector in.
-    """
-
-    digest: str
-    volume_hash: str
-    streams: frozenset[str]
 
 
 class Index:
@@ -280,17 +266,17 @@ class Index:
     @property
     def is_changing(self) -> bool:
         """Whether rows have changed since `finish`, in a run that has not ended."""
-        return self.place.mark(files.CHANGING) is not None
+        return self.place.mark(UNFINISHED) is not None
 
     def begin_changes(self) -> None:
         """Say that rows are about to change; searching goes on."""
         if not self.is_changing:
-            with told(self.place), self.place.write(files.CHANGING):
+            with told(self.place), self.place.write(UNFINISHED):
                 pass
 
     def end_changes(self) -> None:
         """Say that `finish` has seen all changes."""
-        self.place.delete(files.CHANGING)
+        self.place.delete(UNFINISHED)
 
     def write_rejections(self, rejections: Sequence[Rejection]) -> str:
         """Keep what the latest run left out, and why; return where."""
@@ -447,7 +433,7 @@ class Index:
             InputError: It holds NaN, infinity or only zeros, k is below 1, or the filter is bad.
         """
         stream = self._stream(column)
-        _check_k(k)
+        check_k(k)
         if model_id is not None:
             columns.check_model(model_id, column, stream)
         query = columns.check_vectors(np.asarray(vector)[None], stream.dim, "query")[0]
@@ -455,7 +441,7 @@ class Index:
         def search(now: Snapshot) -> Ranking:
             mask = None if where is None else now.mask(where)
             rows, scores = now.gallery(column).search(query, k, mask)
-            return _best(now.names(rows), scores.tolist(), k)
+            return best(now.names(rows), scores.tolist(), k)
 
         return self._read(search)
 
@@ -472,10 +458,8 @@ class Index:
 
         engine: Any = lancedb.query  # its own hints call arguments with defaults required
 
-        _check_k(k)
-        text = query.replace("\0", " ").strip()
-        if not text:
-            raise InputError("The text query is empty. Give at least one word.", rule="empty-query")
+        check_k(k)
+        text = check_words(query)
         condition = None if where is None else check_where(where)
 
         def search(now: Snapshot) -> Ranking:
@@ -492,8 +476,8 @@ class Index:
                 scores = found["_score"].to_pylist()
                 # Cutting inside a tie would leave the choice to the order of rows: look further.
                 cut = len(scores) == limit and scores[-1] == scores[k - 1]
-                if not cut or limit > k + _MAX_TIES:
-                    return _best(found["study_id"].to_pylist(), scores, k)
+                if not cut or limit > k + MAX_TIES:
+                    return best(found["study_id"].to_pylist(), scores, k)
                 limit *= 4
 
         def explained(now: Snapshot) -> Ranking:
@@ -527,12 +511,8 @@ class Index:
         Raises:
             InputError: No name is given, k is below 1, or the filter is bad.
         """
-        _check_k(k)
-        if not present and not absent:
-            raise InputError(
-                "A search by findings needs at least one name, present or absent.",
-                rule="empty-query",
-            )
+        check_k(k)
+        check_names(present, absent)
         function = "array_has_all" if match_all else "array_has_any"
         parts = [
             f"{function}({column}, [{', '.join(literal(name) for name in names)}])"
@@ -636,17 +616,6 @@ def _agreeing(column: Any, names: set[str]) -> tuple[NDArray[np.int64], NDArray[
     rows = np.repeat(np.arange(len(lists)), lengths)
     found = np.bincount(rows[hits.to_numpy(zero_copy_only=False)], minlength=len(lists))
     return found.astype(np.int64), lengths.astype(np.int64)
-
-
-def _best(names: Sequence[str], scores: Sequence[float], k: int) -> Ranking:
-    return sorted(zip(names, scores, strict=True), key=lambda hit: (-hit[1], hit[0]))[:k]
-
-
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise InputError(
-            f"k is {k}; expected at least 1. Ask for one result or more.", rule="bad-k"
-        )
 
 
 def _one_of(column: str, values: Sequence[str]) -> str:

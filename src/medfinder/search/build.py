@@ -22,9 +22,9 @@ from medfinder.config import from_dict, to_dict
 from medfinder.curate.pseudonym import safe_id
 from medfinder.embed import Embedded, Embedder, Embeddings, prepare
 from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch
-from medfinder.index.interface import AnyIndex
+from medfinder.index.interface import AnyIndex, Stored
 from medfinder.index.open import create_index, open_index, shown
-from medfinder.index.store import IndexConfig, Stored, Stream
+from medfinder.index.schema import IndexConfig, Stream
 from medfinder.model.encoder import EncoderInfo, find_encoder
 from medfinder.place import Location, Place, join
 from medfinder.records import Rejection, Study

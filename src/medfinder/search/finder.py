@@ -17,6 +17,7 @@ from medfinder.embed import Embedder
 from medfinder.errors import Incomplete, InputError, UnknownName
 from medfinder.index import open as locations
 from medfinder.index.interface import AnyIndex
+from medfinder.index.query import Ranking
 from medfinder.index.where import check_where, literal
 from medfinder.model.encoder import EncoderEntry, encoders, find_encoder
 from medfinder.place import Location
@@ -35,7 +36,6 @@ from medfinder.search.rankers import (
     Parts,
     Query,
     Rankers,
-    Ranking,
     check_rankers,
     with_kinds,
 )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from medfinder.errors import InputError, UnknownName
 from medfinder.index.interface import AnyIndex
+from medfinder.index.query import Ranking
 from medfinder.index.where import literal
 from medfinder.records import Finding
 from medfinder.registry import unknown
@@ -24,7 +25,6 @@ _DEPTH = 100  # how far each ranker is read before fusing; measured recall hardl
 
 SORTS = {"score": "", "date": "study_date", "-date": "study_date", "age": "age", "-age": "age"}
 """Orders of hits: the best first; the oldest or newest study first; the youngest or oldest patient."""
-Ranking = list[tuple[str, float]]
 Parts = dict[str, dict[str, float]]
 
 

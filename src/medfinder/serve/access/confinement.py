@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.errors import UnknownName
-from medfinder.index.interface import AnyIndex
-from medfinder.index.store import Index, Ranking, Stored
+from medfinder.index.interface import AnyIndex, Stored
+from medfinder.index.query import Ranking
+from medfinder.index.store import Index
 from medfinder.index.where import conjuncts, excluded, literal
 from medfinder.records import Finding, Rejection, Study
 from medfinder.search.finder import Finder
