@@ -116,6 +116,8 @@ def test_the_rate_of_the_archive_is_not_that_of_stages_that_do_not_read_it(run: 
     bare, trained = (told(run(f"--gpu h100 --stored-mb 150 --epochs {n} --json")) for n in (0, 100))
     rates = [[s["read_mb_s"] for s in plan["stages"]] for plan in (bare, trained)]
     assert rates[1] == [*rates[0], 0]
+    assert "before training" not in bare["not_included"]
+    assert "each volume once more before training" in trained["not_included"]
 
 
 @pytest.mark.parametrize("studies", [1, 40, 1_000, 1_000_000])

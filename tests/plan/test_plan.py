@@ -230,7 +230,7 @@ def test_costs_that_cannot_be_read_are_refused(tmp_path) -> None:
         ("study.read_s", -5, "study.read_s is -5"),
         ("study.embed_s", float("nan"), "study.embed_s is nan"),
         ("study.embed_s", float("inf"), "study.embed_s is inf"),
-        ("study.embed_s", 10**400, "too large"),
+        pytest.param("study.embed_s", 10**400, "too large", id="study.embed_s-huge"),
         ("study.embed_s", "1", "study.embed_s must be float"),
         ("study.mvoxels", 0, "study.mvoxels is 0; expected above 0"),
         ("study.dims", [], "study.dims"),

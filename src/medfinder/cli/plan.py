@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from medfinder.plan.costs import Costs
     from medfinder.plan.plan import Plan, Site
 
-HIRED = (
-    "each machine whole, busy or not, with its GPUs, while it curates, indexes or trains; one "
-    "finishes the index, the others given back meanwhile; paid to the second"
-)
 NOT_INCLUDED = (
-    "the archive's own disks and network, serving, translation of reports, machines that wait "
-    "between stages or are hired by the full hour, and work that is done again"
+    "the archive's own disks and network, copies of volumes, serving, translation of reports, "
+    "machines that wait between stages or are hired by the full hour, and work that is done again"
+)
+TRAINING = (
+    "reading and preprocessing each volume once more before training, on cores and from the "
+    "archive, and the disk that keeps them"
 )
 
 
@@ -168,6 +168,20 @@ def _machines(site: "Site") -> str:
     return f"1 machine of {one}" if site.nodes == 1 else f"{site.nodes:,} machines, each of {one}"
 
 
+def _hired(site: "Site") -> str:
+    """Return for what machines are paid."""
+    gpus = " with its GPUs," if site.gpus else ""
+    back = " one finishes the index, the others given back meanwhile;" if site.nodes > 1 else ""
+    return (
+        f"each machine whole, busy or not,{gpus} for the time of the stages it is there for;{back} "
+        "paid to the second"
+    )
+
+
+def _not_included(site: "Site") -> str:
+    return f"{NOT_INCLUDED}; {TRAINING}" if site.epochs else NOT_INCLUDED
+
+
 def _json(
     made: "Plan", site: "Site", figures: "Costs", days: float | None, why: str
 ) -> dict[str, Any]:
@@ -190,10 +204,10 @@ def _json(
             "core_hours": hours * site.cores,
             "gpu_hours": hours * site.gpus,
             "machine_hour_price": site.machine_hour,
-            "means": HIRED,
+            "means": _hired(site),
         },
         "busy": {"core_hours": made.cpu_s / HOUR_S, "gpu_hours": made.gpu_s / HOUR_S},
-        "not_included": NOT_INCLUDED,
+        "not_included": _not_included(site),
         "site": dataclasses.asdict(site),
         "costs": {
             "machine": figures.machine,
@@ -215,7 +229,7 @@ def _print(made: "Plan", site: "Site", figures: "Costs", days: float | None) -> 
     ]
     _say_all(lines)
     out.print(_table(made, site))
-    lines = [f"Hired: {HIRED}. Busy: what of it is at work"]
+    lines = [f"Hired: {_hired(site)}. Busy: what of it is at work"]
     lines += _money(made, site)
     lines.append(
         f"Disk: {size_words(made.disk_bytes)} of curated studies and index; the archive's own "
@@ -236,7 +250,7 @@ def _print(made: "Plan", site: "Site", figures: "Costs", days: float | None) -> 
             for stage in read
         )
         lines.append(f"Archive: {size_words(read[0].read_bytes)} read to {each}")
-    lines.append(f"Not included: {NOT_INCLUDED}")
+    lines.append(f"Not included: {_not_included(site)}")
     if site.gpu and figures.gpus[site.gpu].assumed:
         lines.append(f"Assumed: {figures.gpus[site.gpu].assumed}")
     _say_all(lines)
