@@ -109,7 +109,7 @@ def test_the_text_says_what_is_paid_for_and_what_is_not_in_it(run: Run) -> None:
     assert "the others given back meanwhile" in done.out
     curate, index, _ = (f"{stage['read_mb_s']:,.0f} MB a second" for stage in plan["stages"])
     assert f"750 TB read to curate, at {curate}, and again to index, at {index}" in done.out
-    assert "Not included: the archive's own disks and network, serving" in done.out
+    assert "Not included: the archive's own disks and network" in done.out
 
 
 def test_the_rate_of_the_archive_is_not_that_of_stages_that_do_not_read_it(run: Run) -> None:
