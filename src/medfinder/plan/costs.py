@@ -6,7 +6,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from medfinder.config import from_dict
 from medfinder.errors import ConfigError, InputError, UnknownName
 from medfinder.registry import unknown
+
+ABOVE_0 = ("vector.dim", "vector.cores", "vector.cores_used", "efficiency")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ class Costs:
         study: Of a study.
         vector: Of a vector.
         gpus: By the name that ``--gpu`` takes.
-        efficiency: Of each further worker: rate of two workers over twice the rate of one.
+        efficiency: Of each further worker: rate of two workers over twice the rate of one; above 0,
+            at most 1.
     """
 
     machine: str = ""
@@ -139,18 +143,43 @@ class Costs:
         return self.gpus[name]
 
 
+def check_costs(costs: Costs) -> None:
+    """Refuse costs that no plan can be made from.
+
+    Raises:
+        ConfigError: A number is negative, not finite, or 0 where a plan divides by it.
+    """
+    figures = dataclasses.asdict(costs)
+    gpus = figures.pop("gpus")
+    for name, value in _numbers(figures):
+        above = name in ABOVE_0
+        if not math.isfinite(value) or value < 0 or (above and value == 0):
+            expected = "above 0" if above else "0 or more"
+            raise ConfigError(
+                f"The cost {name} is {value:g}; expected a finite number, {expected}."
+            )
+    if costs.efficiency > 1:
+        raise ConfigError(
+            f"The cost efficiency is {costs.efficiency:g}; expected at most 1: "
+            "two workers do no more than twice what one does."
+        )
+    for name, value in _numbers(gpus, "gpus."):
+        if not 0 < value < math.inf:
+            raise ConfigError(f"The cost {name} is {value:g}; expected a finite number above 0.")
+
+
 def load_costs(path: str | Path | None = None) -> Costs:
     """Read costs; None for those that ship, of the machine they name.
 
     Raises:
         InputError: There is no such file.
-        ConfigError: It does not hold costs.
+        ConfigError: It does not hold costs: a figure is missing, or cannot be one.
     """
     try:
         text = (
-            (files("medfinder.plan") / "costs.json").read_text(encoding="utf-8")
+            (files("medfinder.plan") / "costs.json").read_bytes()
             if path is None
-            else Path(path).read_text(encoding="utf-8")
+            else Path(path).read_bytes()
         )
     except OSError:
         raise InputError(
@@ -158,14 +187,88 @@ def load_costs(path: str | Path | None = None) -> Costs:
             rule="no-costs",
         ) from None
     try:
-        values: dict[str, Any] = json.loads(text)
-        gpus = {name: from_dict(GpuCosts, said) for name, said in values.pop("gpus", {}).items()}
-        made = from_dict(Costs, {k: v for k, v in values.items() if v is not None})
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"The costs file cannot be read: {error}. Make it anew.") from None
-    return dataclasses.replace(made, gpus=gpus)
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ConfigError("It is no JSON object.")
+        made = _costs(values)
+        check_costs(made)
+    except (ValueError, OverflowError, RecursionError, ConfigError) as error:
+        raise ConfigError(
+            f"The costs file {str(path or 'costs.json')!r} cannot be used: "
+            f"{str(error).rstrip('.')}. Correct it, or make it anew with "
+            "'medfinder plan --measure STUDIES --save FILE'."
+        ) from None
+    return made
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place where costs cannot be written, before the time that measuring takes.
+
+    Raises:
+        InputError: It is a folder, or in a folder that is not there.
+    """
+    if path.is_dir():
+        raise InputError(
+            f"The costs cannot be written to {str(path)!r}: it is a folder. Name a file."
+        )
+    if not path.parent.is_dir():
+        raise InputError(
+            f"The costs cannot be written to {str(path)!r}: there is no folder "
+            f"{str(path.parent)!r}. Make it first."
+        )
 
 
 def save_costs(costs: Costs, path: Path) -> None:
-    """Write costs as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", encoding="utf-8")
+    """Write costs as JSON.
+
+    Raises:
+        InputError: They cannot be written there.
+    """
+    check_target(path)
+    try:
+        path.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"The costs cannot be written to {str(path)!r}: {error.strerror or error}. "
+            "Check the path, the space and the permissions."
+        ) from None
+
+
+def _costs(values: dict[str, Any]) -> Costs:
+    """Return what a file says, none of its figures left to a default."""
+    gpus = values.get("gpus", {})
+    if not isinstance(gpus, dict):
+        raise ConfigError(f"Setting gpus must be a table, got {gpus!r}.")
+    for name, said in gpus.items():
+        if not isinstance(said, dict):
+            raise ConfigError(f"Setting gpus.{name} must be a table, got {said!r}.")
+        _complete(GpuCosts, said, f"gpus.{name}.")
+    made = from_dict(Costs, {key: value for key, value in values.items() if key != "gpus"})
+    _complete(Costs, values)
+    _complete(StudyCosts, values["study"], "study.")
+    _complete(VectorCosts, values["vector"], "vector.")
+    if made.study.mvoxels <= 0:
+        raise ConfigError(f"Setting study.mvoxels is {made.study.mvoxels:g}; expected above 0.")
+    if not made.study.dims or min(made.study.dims) < 1:
+        dims = list(made.study.dims)
+        raise ConfigError(f"Setting study.dims is {dims}; expected a length or more, each above 0.")
+    known = {name: from_dict(GpuCosts, said, f"gpus.{name}.") for name, said in gpus.items()}
+    return dataclasses.replace(made, gpus=known)
+
+
+def _complete(cls: type, values: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a table that lacks a figure; words may be left out."""
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.name != "gpus" and field.type is not str:
+            raise ConfigError(f"Setting {where}{field.name} is missing.")
+
+
+def _numbers(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number of nested tables, with its path."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{where}{key}.")
+        elif isinstance(value, int | float):
+            yield where + key, value
+        elif isinstance(value, tuple):
+            yield from ((f"{where}{key}[{i}]", each) for i, each in enumerate(value))
