@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import shutil
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -304,8 +303,8 @@ def damage(
     assert said[0] == "done", said
     truth = said[1]
     row = Row("damage", name)
-    begun = time.monotonic()
-    while row.tried < n:
+
+    def one() -> tuple[str, str]:
         shutil.rmtree(folder)
         shutil.copytree(sound, folder)
         file = rng.choice(files)
@@ -314,14 +313,12 @@ def damage(
         how, value = Child(kind.use, folder).end()
         note = f"case {row.tried}, {file.name}: {str(value)[:900]}"
         if how == "refused":
-            row.add("survived: refused")
-        elif how == "done":
-            row.add("survived: right" if value == truth else "unnoticed: taken as it is", note)
-        else:
-            row.add(f"wrong: {how}", note)
-        row.seconds = round(time.monotonic() - begun, 1)
-        keep(row)
-    return row
+            return "survived: refused", ""
+        if how == "done":
+            return "survived: right" if value == truth else "unnoticed: taken as it is", note
+        return f"wrong: {how}", note
+
+    return row.fill(n, one, keep)
 
 
 def damage_all(

@@ -53,37 +53,29 @@ def failing_store(
 ) -> Row:
     """Index into a store of whose requests some fail; where it gives up, go on when it is well."""
     row = row or Row("object store fails", "index")
-    rng = random.Random(f"{seed}-{row.tried}")
-    expected, begun = _expected(inputs, work), time.monotonic() - row.seconds
+    rng, seen = random.Random(f"{seed}-{row.tried}"), row.outcomes
+    expected = _expected(inputs, work)
     with s3.server() as server, _environment(MEDFINDER_CACHE=str(work / "cache")):
-        while row.tried < n:
+
+        def one() -> tuple[str, str]:
             url = f"s3://{server.bucket()}/idx"
-            failed_before = server.n_failed
+            failed_before, started = server.n_failed, time.monotonic()
             server.fail(rng.choice((2, 3, 5, 9)), *rng.sample(FAULTS, rng.randrange(1, 5)))
-            started = time.monotonic()
-            child = Child(run_index_in_store, inputs, url, dict(os.environ), is_watched=False)
-            said = child.end(PATIENCE_S)
-            took_s = round(time.monotonic() - started)
-            row.outcomes["slowest_s"] = max(took_s, row.outcomes.get("slowest_s", 0))
+            said = _start(inputs, url, is_watched=False).end(PATIENCE_S)
             server.heal()
-            n_failed = server.n_failed - failed_before
-            row.outcomes["requests that failed"] = (
-                row.outcomes.get("requests that failed", 0) + n_failed
-            )
-            again = said
-            if said[0] == "refused":
-                again = Child(run_index_in_store, inputs, url, dict(os.environ)).end()
+            took_s, n_failed = round(time.monotonic() - started), server.n_failed - failed_before
+            seen["slowest_s"] = max(took_s, seen.get("slowest_s", 0))
+            seen["requests that failed"] = seen.get("requests that failed", 0) + n_failed
             if said[0] not in ("done", "refused"):
-                row.add("wrong", f"no clear error: {said}")
-            elif again[0] != "done":
-                row.add("lost", f"it does not go on: {again}")
-            else:
-                outcome, note = judged(expected, indexed(url))
-                how = ": refused, then went on" if said[0] == "refused" else ": at once"
-                row.add(outcome + how * (outcome == "survived"), note)
-            row.seconds = round(time.monotonic() - begun, 1)
-            keep(row)
-    return row
+                return "wrong", f"no clear error: {said}"
+            again = _start(inputs, url).end() if said[0] == "refused" else said
+            if again[0] != "done":
+                return "lost", f"it does not go on: {again}"
+            outcome, note = judged(expected, indexed(url))
+            how = ": refused, then went on" if said[0] == "refused" else ": at once"
+            return outcome + how * (outcome == "survived"), note
+
+        return row.fill(n, one, keep)
 
 
 def kill_writer_of_store(
@@ -92,29 +84,28 @@ def kill_writer_of_store(
     """Kill what writes an index into a store, at random moments; then go on."""
     row = row or Row("kill -9", "index in a store")
     rng = random.Random(f"{seed}-{row.tried}")
-    expected, begun = _expected(inputs, work), time.monotonic() - row.seconds
+    expected = _expected(inputs, work)
     with s3.server() as server, _environment(MEDFINDER_CACHE=str(work / "cache")):
-
-        def start(url: str) -> Child:
-            return Child(run_index_in_store, inputs, url, dict(os.environ))
-
         started = time.monotonic()
-        start(f"s3://{server.bucket()}/idx").end()
+        _start(inputs, f"s3://{server.bucket()}/idx").end()
         takes_s = time.monotonic() - started
-        while row.tried < n:
+
+        def one() -> tuple[str, str] | None:
             url = f"s3://{server.bucket()}/idx"
-            child = start(url)
+            child = _start(inputs, url)
             time.sleep(rng.uniform(0, takes_s))
             if not child.kill():
-                continue
-            said = start(url).end()
+                return None
+            said = _start(inputs, url).end()
             if said[0] != "done":
-                row.add("lost", f"it does not go on: {said}")
-            else:
-                row.add(*judged(expected, indexed(url)))
-            row.seconds = round(time.monotonic() - begun, 1)
-            keep(row)
-    return row
+                return "lost", f"it does not go on: {said}"
+            return judged(expected, indexed(url))
+
+        return row.fill(n, one, keep)
+
+
+def _start(inputs: Inputs, url: str, *, is_watched: bool = True) -> Child:
+    return Child(run_index_in_store, inputs, url, dict(os.environ), is_watched=is_watched)
 
 
 def kill_ray_workers(
@@ -126,7 +117,7 @@ def kill_ray_workers(
 
     row = row or Row("kill -9", "a worker of Ray")
     rng = random.Random(f"{seed}-{row.tried}")
-    whole, out, begun = work / "whole", work / "out", time.monotonic() - row.seconds
+    whole, out = work / "whole", work / "out"
     timed(run_index, inputs, whole)
     expected = contents("index", whole)
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -136,27 +127,25 @@ def kill_ray_workers(
         shutdown_at_exit=False,
     )
     cluster.add_node(**node)
+
+    def one(engine: RayCluster) -> tuple[str, str]:
+        shutil.rmtree(out, ignore_errors=True)
+        at = rng.randrange(1, 16)
+
+        def kill(done: int, of: int) -> None:
+            if done == at:
+                _kill_an_actor(rng)
+
+        made = encoders()
+        build_index(inputs.all, out, made["volume"], made["report"], engine=engine, progress=kill)
+        return judged(expected, contents("index", out))
+
     try:
         with RayCluster(cluster.address) as engine:
-            while row.tried < n:
-                shutil.rmtree(out, ignore_errors=True)
-                at = rng.randrange(1, 16)
-
-                def kill(done: int, of: int, at: int = at) -> None:
-                    if done == at:
-                        _kill_an_actor(rng)
-
-                made = encoders()
-                build_index(
-                    inputs.all, out, made["volume"], made["report"], engine=engine, progress=kill
-                )
-                row.add(*judged(expected, contents("index", out)))
-                row.seconds = round(time.monotonic() - begun, 1)
-                keep(row)
+            return row.fill(n, lambda: one(engine), keep)
     finally:
         ray.shutdown()
         cluster.shutdown()
-    return row
 
 
 def _kill_an_actor(rng: random.Random) -> None:

@@ -1,6 +1,8 @@
 """A line of the table of faults."""
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -42,6 +44,18 @@ class Row:
             self.outcomes[detail] = self.outcomes.get(detail, 0) + n
         if kind != "survived" and len(self.notes) < 20:
             self.notes.append(f"{outcome} {note}"[:1500])
+
+    def fill(
+        self, n: int, one: Callable[[], tuple[str, str] | None], keep: Callable[["Row"], None]
+    ) -> "Row":
+        """Count outcomes of `one` until there are `n` in all, keeping each; None is not counted."""
+        begun = time.monotonic() - self.seconds
+        while self.tried < n:
+            if (said := one()) is not None:
+                self.add(*said)
+                self.seconds = round(time.monotonic() - begun, 1)
+                keep(self)
+        return self
 
     @property
     def failed(self) -> int:

@@ -400,42 +400,40 @@ def serve_and_add(
     """Send a study to the service while a command adds others to its index."""
     row = row or Row("two writers", "serve + index --add")
     rng = random.Random(f"{seed}-{row.tried}")
-    begun = time.monotonic() - row.seconds
     home = work / "home"
     wanted = {study.study_id for study in read_studies(inputs.all / "studies.parquet")}
-    while row.tried < n:
+
+    def one() -> tuple[str, str]:
+        name = f"sent-{row.tried}"
         token = prepare(inputs, home)
         service = Service(home, token)
-        wanted_now = wanted | {f"sent-{row.tried}"}
         try:
             first = rng.random() < 0.5
             data = new_ct(row.tried, home)
-            job_id = _send(service, data, f"sent-{row.tried}") if first else ""
+            job_id = _send(service, data, name) if first else ""
             time.sleep(rng.uniform(0, 1.5))
             child = Child(run_add, inputs, home / "idx")
             if not first:
                 time.sleep(rng.uniform(0, 1.5))
-                job_id = _send(service, data, f"sent-{row.tried}")
+                job_id = _send(service, data, name)
             said, job = child.end(), _ended(service, job_id)
             if said[0] == "refused":
                 said = Child(run_add, inputs, home / "idx").end()
             if said[0] != "done" or job["state"] != "done":
-                row.add("wrong", f"the command says {said}, the job {job}")
-            else:
-                ids = Index.open(home / "idx").ids()
-                missing, twice = wanted_now - set(ids), len(ids) - len(set(ids))
-                status, found = _asked(service)
-                if missing or twice:
-                    row.add("lost" if missing else "double", f"missing {missing}, twice {twice}")
-                elif status != 200 or not set(found) <= wanted_now:
-                    row.add("wrong", f"a search says {status}, {found}")
-                else:
-                    row.add("survived")
+                return "wrong", f"the command says {said}, the job {job}"
+            ids = Index.open(home / "idx").ids()
+            if missing := (wanted | {name}) - set(ids):
+                return "lost", f"{missing}"
+            if len(ids) != len(set(ids)):
+                return "double", f"{ids}"
+            status, found = _asked(service)
+            if status != 200 or not set(found) <= wanted | {name}:
+                return "wrong", f"a search says {status}, {found}"
+            return "survived", ""
         finally:
             service.child.kill()
-        row.seconds = round(time.monotonic() - begun, 1)
-        keep(row)
-    return row
+
+    return row.fill(n, one, keep)
 
 
 def _asked(service: Service) -> tuple[int, list[str]]:
