@@ -8,7 +8,7 @@ import threading
 import pytest
 import sqlalchemy as sql
 
-from medfinder.errors import ConfigError, InputError, Mismatch
+from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch
 from medfinder.serve import database as database_module
 from medfinder.serve.database import (
     Database,
@@ -203,6 +203,31 @@ def test_a_server_that_does_not_answer_is_told_without_its_password():
     with pytest.raises(ConfigError) as error:
         Database.open("postgresql://ana:s3cret-word@127.0.0.1:1/x?connect_timeout=2")
     assert "s3cret" not in str(error.value)
+
+
+def test_a_file_that_was_damaged_is_told_wherever_it_is_read(tmp_path):
+    path = tmp_path / "s.sqlite"
+    database = Database.open(path)
+    for start in range(0, 400, 100):
+        rows = [account(f"reader-{i}") for i in range(start, start + 100)]
+        database.write(lambda c, rows=rows: c.execute(sql.insert(accounts), rows))
+    database.close()
+    plain = sqlite3.connect(path)
+    plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (size,) = plain.execute("PRAGMA page_size").fetchone()
+    plain.close()
+    held = bytearray(path.read_bytes())
+    for page in range(0, len(held), size):
+        if held[page : page + size].count(b"reader-") > 5:
+            held[page : page + 8] = b"\xff" * 8
+    path.write_bytes(bytes(held))
+    database = Database.open(path)
+    every = sql.select(accounts)
+    with pytest.raises(ArtifactError, match="database is damaged"):
+        database.read(lambda c: c.execute(every).all())
+    with pytest.raises(Refusal, match="does not answer"):
+        asyncio.run(database.reading(lambda c: c.execute(every).all()))
+    database.close()
 
 
 def test_a_state_is_an_index_a_file_or_a_url(tmp_path):

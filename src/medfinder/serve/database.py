@@ -4,11 +4,12 @@ Tables are declared here and used by the modules that their names tell. What blo
 of its own (`reading`, `writing`); the command line calls `read` and `write` directly.
 """
 
+import contextlib
 import os
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +17,16 @@ from typing import Any, TypeVar
 import sqlalchemy as sql
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from medfinder.errors import ConfigError, InputError, Mismatch, MissingExtra
+from medfinder.errors import ArtifactError, ConfigError, InputError, Mismatch, MissingExtra
 from medfinder.serve.faults import Refusal
 from medfinder.serve.lanes import Lane
 
@@ -231,13 +238,21 @@ class Database:
         return self._lane.is_running
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction that only reads."""
-        with self._engine.begin() as connection:
+        """Run `work` in a transaction that only reads.
+
+        Raises:
+            ArtifactError: The database's file is damaged.
+        """
+        with _told(), self._engine.begin() as connection:
             return work(connection)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction: all of it is kept, or none."""
-        with self._engine.execution_options(is_write=True).begin() as connection:
+        """Run `work` in one transaction: all of it is kept, or none.
+
+        Raises:
+            ArtifactError: The database's file is damaged.
+        """
+        with _told(), self._engine.execution_options(is_write=True).begin() as connection:
             return work(connection)
 
     async def reading(self, work: Callable[[Connection], T]) -> T:
@@ -259,7 +274,7 @@ class Database:
     async def _ask(self, work: Callable[[], T]) -> T:
         try:
             return await self._lane.run(work)
-        except (OperationalError, InterfaceError):  # its text may name the server
+        except (OperationalError, InterfaceError, ArtifactError):  # its text may name the server
             raise Refusal(
                 503,
                 "NoDatabase",
@@ -272,6 +287,20 @@ class Database:
         """Let go of connections and threads."""
         self._lane.close()
         self._engine.dispose()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say of a file that it is damaged; what else may be wrong has classes of its own."""
+    try:
+        yield
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:
+            raise
+        raise ArtifactError(
+            "The service's database is damaged. Stop the service, and put back a backup of the file, or "
+            "make a new one of what can still be read: sqlite3 FILE .recover | sqlite3 NEW."
+        ) from None
 
 
 def beside(index: Path) -> Path:
