@@ -15,7 +15,7 @@ import pytest
 
 from medfinder.artifact import Manifest, read_manifest, write_manifest
 from medfinder.curate.curate import curate
-from medfinder.curate.folder import FolderSource
+from medfinder.curate.sources.folder import FolderSource
 from medfinder.errors import ArtifactError, Incomplete, InputError, Mismatch
 from medfinder.index import backup as backups
 from medfinder.index.backup import backup, restore
