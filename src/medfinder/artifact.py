@@ -135,7 +135,7 @@ def refuse_copy(location: Location) -> None:
     if place.entry(RESTORING) is not None:
         raise Incomplete(
             f"A restore into {str(place)!r} has not ended. Run the same 'medfinder restore' again; "
-            "it goes on."
+            "it goes on. Or remove what is there."
         )
     if place.entry(BACKUP) is not None and place.entry(MANIFEST) is None:
         raise InputError(
