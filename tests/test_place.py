@@ -1,5 +1,6 @@
 """Where artifacts lie: what a folder lists, and locations that cannot be used."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,23 @@ def test_a_linked_folder_is_part_of_the_place_and_a_circle_has_an_end(tmp_path: 
     (disk / "again").symlink_to(disk)
     names = sorted(entry.name for entry in FolderPlace(folder).list())
     assert names == ["own/b.bin", "table/deep/a.bin"]
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_one_that_is_gone_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    assert list(FolderPlace(tmp_path).list("none")) == []
+    scan = os.scandir
+
+    def refused(path: str) -> object:
+        if str(path).endswith("own"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(PermissionError):
+        list(FolderPlace(tmp_path).list())
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://a b/x", "s3://ä/x", "s3://a"])

@@ -14,17 +14,24 @@ from medfinder.errors import Incomplete, InputError, Mismatch
 from medfinder.place import FolderPlace, Location, atomic_write, place_of
 
 __all__ = [
+    "BACKUP",
     "MANIFEST",
+    "RESTORING",
     "SCHEMA",
     "Manifest",
     "atomic_write",
     "checksum",
     "manifest_hash",
     "read_manifest",
+    "refuse_copy",
     "write_manifest",
 ]
 
 MANIFEST = "manifest.json"
+BACKUP = "backup.json"
+"""In a backup, which is no artifact: the files it keeps, by their names in the artifact."""
+RESTORING = "restoring.json"
+"""In a place that is being restored: which backup, so that it is gone on with."""
 SCHEMA = 1
 
 
@@ -75,7 +82,7 @@ def read_manifest(folder: Location, stage: str) -> Manifest:
     """Read a finished folder's manifest.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: There is no such folder, or it is a backup.
         Incomplete: The folder has no manifest.
         Mismatch: Another stage's folder, a damaged manifest, or a schema this version does not read.
         ArtifactError: The store that holds it cannot be read.
@@ -91,6 +98,7 @@ def read_manifest(folder: Location, stage: str) -> Manifest:
     except FileNotFoundError:
         if not isinstance(place, FolderPlace) and next(iter(place.list()), None) is None:
             raise InputError(f"There is no {stage} folder at {name!r}. Check the URL.") from None
+        refuse_copy(place)
         raise Incomplete(
             f"The folder {name!r} has no {MANIFEST}: its stage has not finished. "
             f"Run 'medfinder {stage}' on it again; it resumes."
@@ -114,6 +122,27 @@ def read_manifest(folder: Location, stage: str) -> Manifest:
             f"Run 'medfinder {stage}' on it again."
         )
     return manifest
+
+
+def refuse_copy(location: Location) -> None:
+    """Raise where a place is a backup, or is being restored: no stage may read or write there.
+
+    Raises:
+        InputError: It is a backup.
+        Incomplete: A restore into it has not ended.
+    """
+    place = place_of(location)
+    if place.entry(RESTORING) is not None:
+        raise Incomplete(
+            f"A restore into {str(place)!r} has not ended. Run the same 'medfinder restore' again; "
+            "it goes on. Or remove what is there."
+        )
+    if place.entry(BACKUP) is not None and place.entry(MANIFEST) is None:
+        raise InputError(
+            f"{str(place)!r} is a backup. Restore it into another place with 'medfinder restore', "
+            "and give that.",
+            rule="backup",
+        )
 
 
 def checksum(fields: Mapping[str, Any]) -> str:

@@ -311,7 +311,9 @@ class FolderPlace:
 
     def list(self, under: str = "") -> Iterator[Entry]:
         """As `Place` says."""
-        for folder, folders, names in os.walk(self.path / under, followlinks=True):
+        for folder, folders, names in os.walk(
+            self.path / under, onerror=_unless_gone, followlinks=True
+        ):
             folders[:] = [name for name in folders if not _leads_back(folder, name)]
             for name in names:
                 path = Path(folder, name)
@@ -333,6 +335,12 @@ class FolderPlace:
         """As `Place` says."""
         with source.open("rb") as file, self.write(name) as out:
             shutil.copyfileobj(file, out, _BLOCK)
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise where a folder may not be read: what is in it would be left out in silence."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _leads_back(folder: str, name: str) -> bool:

@@ -36,7 +36,7 @@ from medfinder.volume.volume import Volume
 SENTENCES = ("dense left", "pleural effusion", "nodule in the right upper lobe", "no emphysema")
 READY_S = 60.0
 BOUNDARY = "faults"
-ROUNDS = 20  # kills of a service upon one index; an account may have 500 collections
+MOST_KEPT = 300  # collections and searches of one index; an account may have 500
 
 
 def run_service(home: Path) -> None:
@@ -162,6 +162,11 @@ class Told:
     numbers: Iterator[int] = field(default_factory=itertools.count)
     wrong: list[str] = field(default_factory=list)
 
+    @property
+    def n_kept(self) -> int:
+        """Collections and searches."""
+        return len(self.collections) + len(self.searches)
+
 
 def _load(
     service: Service, told: Told, ids: list[str], expected: list[list[str]], seed: int
@@ -232,7 +237,7 @@ def kill_service(
         state = _State(home, Service(home, token), token)
         state.expected = state.service.searched()
         try:
-            for _ in range(min(ROUNDS, n - row.tried)):
+            while row.tried < n and state.told.n_kept < MOST_KEPT:
                 row.add(*one_round(state, rng))
                 row.seconds = round(time.monotonic() - begun, 1)
                 keep(row)

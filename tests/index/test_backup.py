@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfinder.artifact import Manifest, write_manifest
-from medfinder.errors import Incomplete, InputError, Mismatch
+from medfinder.artifact import Manifest, read_manifest, write_manifest
+from medfinder.curate.curate import curate
+from medfinder.curate.sources.folder import FolderSource
+from medfinder.errors import ArtifactError, Incomplete, InputError, Mismatch
 from medfinder.index import backup as backups
 from medfinder.index.backup import backup, restore
 from medfinder.index.check import check_index
+from medfinder.index.repair import repair_index
 from medfinder.index.store import Index, IndexConfig
 from medfinder.place import place_of
 from stubs import s3
@@ -141,12 +144,12 @@ def test_an_artifact_that_changes_while_it_is_copied_is_copied_again(
     copy = backups._Backup._copy
     n_finishes = 0
 
-    def meddled(self, entry, there):  # type: ignore[no-untyped-def]
+    def meddled(self, entry):  # type: ignore[no-untyped-def]
         nonlocal n_finishes
         if entry.name == "manifest.json" and n_finishes < 2:
             n_finishes += 1
             Index.open(idx).finish(parents={"n": str(n_finishes)})
-        return copy(self, entry, there)
+        return copy(self, entry)
 
     monkeypatch.setattr(backups._Backup, "_copy", meddled)
     backup(idx, tmp_path / "b")
@@ -299,3 +302,294 @@ def test_a_store_that_fails_every_seventh_request_still_keeps_a_backup(
     finally:
         server.heal()
     assert answers(Index.open(tmp_path / "back")) == answers(Index.open(idx))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def flip(path: Path) -> None:
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(bytes(held))
+
+
+def studies(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names or ("studies.parquet", "doubts.parquet"):
+        (folder / name).write_bytes(name.encode())
+    write_manifest(folder, Manifest("curate", {}, {}, {"studies": 1}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "table/studies.lance/data/*",
+        "table/studies.lance/_indices/*/page_data.lance",
+        "table",
+        "derived/files.json",
+        "derived/volume.json",
+        "derived/volume-*/vectors.npy",
+        "streams.json",
+        "rejections.parquet",
+        "regions/*",
+    ],
+)
+def test_an_index_that_has_lost_a_file_is_refused_and_the_backup_stays(
+    idx: Path, tmp_path: Path, gone: str
+) -> None:
+    index = Index.open(idx)
+    index.write_rejections([])
+    with index.regions.write("s0001.npy") as file:
+        file.write(b"features")
+    index.finish()
+    backup(idx, tmp_path / "b")
+    before = everything(tmp_path / "b")
+    path = next(idx.glob(gone))
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ArtifactError, match=r"has lost .*--check"):
+        backup(idx, tmp_path / "b")
+    assert everything(tmp_path / "b") == before
+    assert not check_index(idx).is_sound  # what the message sends to finds it as well
+    if gone not in ("table", "table/studies.lance/data/*"):
+        assert repair_index(idx).after.is_sound
+        backup(idx, tmp_path / "b")
+
+
+def test_rows_that_came_after_the_last_finish_are_looked_for_too(
+    idx: Path, tmp_path: Path, gallery
+) -> None:
+    before = set((idx / "table/studies.lance/data").iterdir())
+    gallery.add(Index.open(idx), range(50, 55))
+    backup(idx, tmp_path / "b")
+    (came,) = set((idx / "table/studies.lance/data").iterdir()) - before
+    kept = came.read_bytes()
+    came.unlink()
+    with pytest.raises(ArtifactError, match=r"has lost table/studies\.lance"):
+        backup(idx, tmp_path / "b")
+    restore(tmp_path / "b", tmp_path / "back")
+    assert Index.open(tmp_path / "back").count() == 55
+    came.write_bytes(kept)
+    backup(idx, tmp_path / "b")
+
+
+def test_damaged_partitions_are_not_copied(idx: Path, tmp_path: Path) -> None:
+    flip(next(idx.glob("derived/volume-*/vectors.npy")))
+    with pytest.raises(Mismatch, match="is damaged: it is not what was written"):
+        backup(idx, tmp_path / "b")
+
+
+def test_a_dataset_that_has_lost_a_file_is_refused(tmp_path: Path) -> None:
+    folder = studies(tmp_path / "studies")
+    backup(folder, tmp_path / "b")
+    before = everything(tmp_path / "b")
+    (folder / "doubts.parquet").unlink()
+    with pytest.raises(ArtifactError, match=r"has lost doubts\.parquet"):
+        backup(folder, tmp_path / "b")
+    assert everything(tmp_path / "b") == before
+    write_manifest(folder, Manifest("curate", {"doubts": False}, {}, {"studies": 1}))
+    assert backup(folder, tmp_path / "b").n_files == 2  # a run has ended that wrote none
+
+
+def test_a_backup_of_something_else_is_left_alone(idx: Path, tmp_path: Path, gallery) -> None:
+    backup(idx, tmp_path / "b")
+    before = everything(tmp_path / "b")
+    with pytest.raises(InputError, match=r"is a backup of what 'medfinder index' wrote"):
+        backup(studies(tmp_path / "studies"), tmp_path / "b")
+    streams = {"volume": gallery.streams["volume"]}
+    Index.create(tmp_path / "other", streams, CONFIG).finish()
+    with pytest.raises(InputError, match="is a backup of an index of other encoders"):
+        backup(tmp_path / "other", tmp_path / "b")
+    assert everything(tmp_path / "b") == before
+    idx.rename(tmp_path / "moved")
+    assert backup(tmp_path / "moved", tmp_path / "b").n_copied == 0
+
+
+@pytest.mark.parametrize("what", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_what_is_damaged_in_a_backup_is_written_again(
+    idx: Path, tmp_path: Path, server: s3.Server, what: str, where: str
+) -> None:
+    to = str(tmp_path / "b") if where == "folder" else f"s3://{server.bucket()}/b"
+    backup(idx, to)
+    place = place_of(to)
+    name = max(place.list("files"), key=lambda entry: entry.size).name
+    held = bytearray(place.read(name))
+    held[len(held) // 2] ^= 1
+    if what == "gone":
+        place.delete(name)
+    else:
+        with place.write(name) as file:
+            file.write(held if what == "flipped" else held[:-1])
+    assert backup(idx, to).n_copied == 1
+    restore(to, tmp_path / "back")
+    assert check_index(tmp_path / "back").is_sound
+    assert backup(idx, to).n_copied == 0
+
+
+class _Stopped(Exception):
+    pass
+
+
+def stopped_restore(source: Path, to: Path, after: int = 5, force: bool = False) -> None:
+    def advance(done: int, total: int) -> None:
+        if done == after:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        restore(source, to, force=force, progress=advance)
+
+
+def test_nothing_is_made_where_a_restore_has_stopped(idx: Path, tmp_path: Path, gallery) -> None:
+    backup(idx, tmp_path / "b")
+    stopped_restore(tmp_path / "b", tmp_path / "back")
+    before = everything(tmp_path / "back")
+    for act in (
+        lambda: Index.create(tmp_path / "back", gallery.streams, CONFIG),
+        lambda: Index.open(tmp_path / "back"),
+        lambda: check_index(tmp_path / "back"),
+        lambda: repair_index(tmp_path / "back"),
+        lambda: curate(FolderSource(tmp_path), tmp_path / "back"),
+        lambda: backup(tmp_path / "back", tmp_path / "other"),
+    ):
+        with pytest.raises(Incomplete, match=r"A restore into .* has not ended"):
+            act()
+    assert everything(tmp_path / "back") == before
+    restore(tmp_path / "b", tmp_path / "back")
+    assert check_index(tmp_path / "back").is_sound
+
+
+def test_what_was_made_where_a_restore_had_stopped_is_not_written_over(
+    idx: Path, tmp_path: Path, gallery
+) -> None:
+    backup(idx, tmp_path / "b")
+    stopped_restore(tmp_path / "b", tmp_path / "back")
+    mark = (tmp_path / "back" / "restoring.json").read_bytes()
+    shutil.rmtree(tmp_path / "back")
+    index = Index.create(tmp_path / "back", gallery.streams, CONFIG)
+    gallery.add(index, range(60))
+    index.finish()
+    (tmp_path / "back" / "restoring.json").write_bytes(mark)
+    with pytest.raises(InputError, match=r"was written to after a restore .* or --force"):
+        restore(tmp_path / "b", tmp_path / "back")
+    assert Index.open(tmp_path / "back").count() == 60
+    restore(tmp_path / "b", tmp_path / "back", force=True)
+    assert Index.open(tmp_path / "back").count() == 50
+
+
+@pytest.mark.parametrize("what", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_a_sound_artifact_outlives_a_damaged_backup(
+    idx: Path, tmp_path: Path, server: s3.Server, what: str, where: str
+) -> None:
+    to = str(tmp_path / "b") if where == "folder" else f"s3://{server.bucket()}/b"
+    backup(idx, to)
+    place = place_of(to)
+    said = json.loads(place.read("backup.json"))["files"]
+    name = f"files/{said['manifest.json']['sha256']}"  # which is written last
+    held = place.read(name)
+    if what == "gone":
+        place.delete(name)
+    else:
+        with place.write(name) as file:
+            file.write(bytes([held[0] ^ 1]) + held[1:] if what == "flipped" else held[:-1])
+    before = everything(idx)
+    with pytest.raises(Mismatch, match=r"has lost the file of|is damaged"):
+        restore(to, idx, force=True)
+    assert everything(idx) == before
+    if what != "flipped":  # told before anything is written, also where nothing was
+        with pytest.raises(Mismatch):
+            restore(to, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_another_stage_s_artifact_is_not_written_over_whatever_is_asked_for(
+    idx: Path, tmp_path: Path
+) -> None:
+    backup(idx, tmp_path / "b")
+    folder = studies(tmp_path / "studies")
+    backup(folder, tmp_path / "k")
+    for source, to in ((tmp_path / "b", folder), (tmp_path / "k", idx)):
+        before = everything(to)
+        with pytest.raises(InputError, match=r"was written by 'medfinder (curate|index)', and"):
+            restore(source, to, force=True)
+        assert everything(to) == before
+    (idx / "manifest.json").write_text("{")  # a damaged one is what --force is for
+    with pytest.raises(InputError, match="was written by 'medfinder index', and"):
+        restore(tmp_path / "k", idx, force=True)
+    restore(tmp_path / "b", idx, force=True)
+    assert check_index(idx).is_sound
+
+
+def test_a_forced_restore_that_was_stopped_is_gone_on_with(idx: Path, tmp_path: Path) -> None:
+    backup(idx, tmp_path / "b")
+    n_files = len(json.loads((tmp_path / "b" / "backup.json").read_text())["files"])
+    index = Index.open(idx)
+    index.begin_changes()
+    index.delete(["s0001"])
+    seen = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == n_files + 5:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        restore(tmp_path / "b", idx, force=True, progress=advance)
+    with pytest.raises(Incomplete, match="has not ended"):
+        Index.open(idx)
+    restore(tmp_path / "b", idx)
+    assert Index.open(idx).count() == 50
+    assert not Index.open(idx).is_changing
+    assert check_index(idx).is_sound
+
+
+def test_a_backup_is_told_from_an_artifact(idx: Path, tmp_path: Path, gallery) -> None:
+    backup(idx, tmp_path / "b")
+    for act in (
+        lambda: Index.open(tmp_path / "b"),
+        lambda: Index.create(tmp_path / "b", gallery.streams, CONFIG),
+        lambda: check_index(tmp_path / "b"),
+        lambda: read_manifest(tmp_path / "b", "curate"),
+        lambda: backup(tmp_path / "b", tmp_path / "bb"),
+    ):
+        with pytest.raises(InputError, match=r"is a backup\. Restore it .*'medfinder restore'"):
+            act()
+
+
+def test_places_that_are_no_folders_are_named(idx: Path, tmp_path: Path) -> None:
+    backup(idx, tmp_path / "b")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path, why in (
+        (tmp_path / "file", "is a file, where a folder is expected"),
+        (tmp_path / "file" / "below", "is a file, where a folder is expected"),
+        (tmp_path / "link", "is a link to what is not there"),
+    ):
+        named = str(tmp_path / path.relative_to(tmp_path).parts[0])
+        for act in (
+            lambda path=path: backup(idx, path),
+            lambda path=path: restore(tmp_path / "b", path),
+            lambda path=path: restore(path, tmp_path / "back"),
+            lambda path=path: backup(path, tmp_path / "other"),
+        ):
+            with pytest.raises(InputError, match=why) as caught:
+                act()
+            assert repr(named) in str(caught.value)
+
+
+def test_a_disk_that_refuses_is_named(
+    idx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self, source, name):  # type: ignore[no-untyped-def]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medfinder.place.FolderPlace.store", full)
+    with pytest.raises(ArtifactError, match=r"idx' could not be copied to .*b': No space left"):
+        backup(idx, tmp_path / "b")

@@ -166,7 +166,7 @@ def test_a_store_that_always_fails_is_told_by_bucket_and_key_and_no_secret(
     with pytest.raises(ArtifactError) as told:
         Index.create(url, gallery.streams)
     said = str(told.value)
-    assert f"{url}/streams.json could not be read: the store went on answering" in said
+    assert f"{url}/restoring.json could not be read: the store went on answering" in said
     assert "not-to-be-shown" not in said
     server.heal()
     index = Index.create(url, gallery.streams)

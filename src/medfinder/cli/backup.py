@@ -1,10 +1,13 @@
 """``medfinder backup`` and ``medfinder restore``: any artifact, to and from a folder or a store."""
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medfinder.cli.talk import done, emit, progress
+from medfinder.place import S3
 
 if TYPE_CHECKING:
     from medfinder.index.backup import Copied
@@ -29,14 +32,17 @@ def backup(
 
     Example: medfinder backup idx s3://archive/idx-backup
 
-    A second backup into the same place copies only what is new, and one that was stopped is gone
-    on with. What a dataset keeps of identities (its private folder) is left out.
+    A second backup into the same place copies only what is new, verifies what is there, and writes
+    again what is damaged; one that was stopped is gone on with. A place that holds a backup of
+    another stage, or of an index of other encoders, is refused. What a dataset keeps of identities
+    (its private folder) is left out.
     """
     from medfinder.index.backup import backup as run
 
     with progress("Copying files") as advance:
         copied = run(artifact, to, advance)
-    _tell(copied, json_, f"medfinder restore {to} {artifact}-restored")
+    then = f"medfinder restore {shlex.quote(to)} {shlex.quote(_beside(artifact))}"
+    _tell(copied, json_, then)
 
 
 def restore(
@@ -45,7 +51,10 @@ def restore(
         str, typer.Argument(help="Where the artifact is to lie: a folder or s3://BUCKET/PREFIX.")
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Write over the artifact that is there.")
+        bool,
+        typer.Option(
+            "--force", help="Write over an artifact of the same stage, once the backup is verified."
+        ),
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -60,10 +69,21 @@ def restore(
 
     with progress("Verifying files") as advance:
         copied = run(backup, to, force=force, progress=advance)
-    then = (
-        f"medfinder index {to} --check" if copied.stage == "index" else f"medfinder {copied.stage}"
-    )
-    _tell(copied, json_, then)
+    quoted = shlex.quote(to)
+    then = {
+        "curate": f"medfinder index {quoted} idx",
+        "index": f"medfinder index {quoted} --check",
+        "train": f"medfinder index STUDIES idx --encoder {quoted}",
+    }
+    _tell(copied, json_, then.get(copied.stage, f"medfinder {copied.stage} --help"))
+
+
+def _beside(artifact: str) -> str:
+    """Return a name for a copy, beside what is copied."""
+    if artifact.startswith(S3):
+        return f"{artifact.rstrip('/')}-restored"
+    path = Path(artifact)
+    return f"{path if path.name not in ('', '..') else path.resolve()}-restored"
 
 
 def _tell(copied: "Copied", json_: bool, then: str) -> None:

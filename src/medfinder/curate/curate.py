@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import medfinder
-from medfinder.artifact import MANIFEST, Manifest, atomic_write, write_manifest
+from medfinder.artifact import MANIFEST, Manifest, atomic_write, refuse_copy, write_manifest
 from medfinder.config import config_hash, to_dict
 from medfinder.curate import rules
 from medfinder.curate.copies import CopyFormat, CopyJob, Refused, copy_volumes
@@ -153,6 +153,7 @@ def curate(
     start = time.monotonic()
     if out.exists() and not out.is_dir():
         raise InputError(f"{str(out)!r} is a file; studies need a folder. Give another path.")
+    refuse_copy(out)
     out.mkdir(parents=True, exist_ok=True)
     key = config_hash(config.check) + medfinder.__version__
     with Ledger(out, key) as ledger:

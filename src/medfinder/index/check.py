@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import MANIFEST, SCHEMA, Manifest, checksum, read_manifest
+from medfinder.artifact import (
+    MANIFEST,
+    SCHEMA,
+    Manifest,
+    checksum,
+    read_manifest,
+    refuse_copy,
+)
 from medfinder.errors import ArtifactError, Incomplete, InputError, MedFinderError, Mismatch
 from medfinder.index import finish as finishing
 from medfinder.index import folder as files
@@ -29,6 +36,8 @@ from medfinder.studies import digest, from_row, schema, to_row
 
 _ROWS = 2048
 _LEFT_S = 3600.0  # what is built in a folder this old is no writer's at work
+KEPT = ("data", "_deletions", "_indices", files.REGIONS, files.REJECTIONS)
+"""Kinds of file that are there for as long as the version is the one that was recorded."""
 _LENGTH = 1e-3  # how far a float32 unit vector's length may be from 1
 
 T = TypeVar("T")
@@ -88,11 +97,14 @@ def check_index(location: Location, progress: Callable[[int, int], None] | None 
         progress: Called with (done, total) after each few thousand rows.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: There is no such folder, or it is a backup.
+        Incomplete: A restore into it has not ended.
         Mismatch: It holds another stage's artifact.
         ArtifactError: The store that holds it cannot be read.
     """
-    return Check(place_of(location), progress).run()
+    place = place_of(location)
+    refuse_copy(place)
+    return Check(place, progress).run()
 
 
 class Check:
@@ -217,7 +229,7 @@ class Check:
         version = opened.version
         self._hint(version)
         for name in self.missing if version == sealed else ():
-            if kind_of(name) in ("data", "_deletions", "_indices"):
+            if kind_of(name) in KEPT:
                 self.add("file", name, "it is missing", _REPAIR_OF[kind_of(name)])
         for good, bad in read_rows(opened, streams, self.progress):
             for row_id, study_id, why in bad:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfinder.artifact import MANIFEST, SCHEMA, Manifest, checksum
+from medfinder.artifact import MANIFEST, SCHEMA, Manifest, checksum, refuse_copy
 from medfinder.config import from_dict
 from medfinder.errors import (
     ArtifactError,
@@ -107,9 +107,11 @@ def begin(place: Place, streams: Mapping[str, Stream]) -> None:
     """Make the folder, or check that what is in it was begun with the same encoders.
 
     Raises:
-        InputError: The path is a file.
+        InputError: The path is a file, or a backup.
+        Incomplete: A restore into it has not ended.
         Mismatch: The folder belongs to other encoders or another schema.
     """
+    refuse_copy(place)
     said = _said(streams)
     name = str(place)
     try:
