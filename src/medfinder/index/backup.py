@@ -364,7 +364,7 @@ class _Backup:
         lost = [name for name in missing if name.startswith(files.DERIVED)]
         if files.STREAMS_FILE not in said:
             lost.append(files.STREAMS_FILE)
-        version = max((_version_of(entry.name) for entry in versions), default=0)
+        version = max((files.version_of(entry.name) for entry in versions), default=0)
         if version == self.version:
             return lost + [name for name in missing if kind_of(name) in KEPT]
         # Rows have changed since: some of those files were cleaned up, others have come.
@@ -392,14 +392,6 @@ class _Backup:
             f"{where!r} has lost {', '.join(lost[:_NAMED])}{more}. The backup was left as it was. "
             f"{then}"
         )
-
-
-def _version_of(name: str) -> int:
-    """Return a version's number: names count down from 2^64 - 1, or up, by what Lance wrote."""
-    stem = name.rpartition("/")[2].partition(".")[0]
-    if not stem.isdigit():
-        return 0
-    return (1 << 64) - 1 - int(stem) if len(stem) == 20 else int(stem)
 
 
 def _models(streams: Mapping[str, Any]) -> str:

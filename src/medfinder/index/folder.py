@@ -103,6 +103,14 @@ def has_table(place: Place) -> bool:
     return any(entry.name.endswith(".manifest") for entry in place.list(f"{TABLE}/_versions"))
 
 
+def version_of(name: str) -> int:
+    """Return the number of a version's file: names count down from 2^64 - 1, or up, by its writer."""
+    stem = name.rpartition("/")[2].partition(".")[0]
+    if not stem.isdigit():
+        return 0
+    return (1 << 64) - 1 - int(stem) if len(stem) == 20 else int(stem)
+
+
 def begin(place: Place, streams: Mapping[str, Stream]) -> None:
     """Make the folder, or check that what is in it was begun with the same encoders.
 

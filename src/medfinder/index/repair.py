@@ -9,7 +9,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,15 +158,7 @@ class _Repair:
         """Return the table's versions, the newest first."""
         entries = self.place.list(f"{files.TABLE}/_versions")
         names = [entry.name for entry in entries if entry.name.endswith(".manifest")]
-
-        def age(name: str) -> int:
-            number = Path(name).stem
-            if not number.isdigit():
-                return 2**64
-            # Names count down from 2^64 - 1, or up: by what Lance wrote last.
-            return int(number) if len(number) == 20 else -int(number)
-
-        return sorted(names, key=age)
+        return sorted(names, key=files.version_of, reverse=True)
 
     def _put_aside(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
