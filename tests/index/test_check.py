@@ -278,6 +278,16 @@ def test_a_record_of_other_files_is_not_believed_against_all_of_the_table(
     assert answers(Index.open(copy)) == answers(Index.open(sound))
 
 
+def test_an_old_version_that_is_damaged_is_put_aside(copy: Path, sound: Path) -> None:
+    versions = sorted((copy / "table" / "studies.lance" / "_versions").glob("*.manifest"))
+    for path in versions[1:3]:  # numbers count down: not the newest
+        path.write_bytes(path.read_bytes()[:-20])
+    done = repair_index(copy)
+    assert done.after.is_sound
+    assert len(done.removed) == 2
+    assert answers(Index.open(copy)) == answers(Index.open(sound))
+
+
 def test_a_repair_that_cannot_be_made_leaves_what_was_there(copy: Path) -> None:
     for path in (copy / "table" / "studies.lance" / "_versions").glob("*.manifest"):
         path.write_bytes(b"x" * 100)

@@ -230,6 +230,14 @@ def test_a_file_that_was_damaged_is_told_wherever_it_is_read(tmp_path):
     database.close()
 
 
+def test_a_column_that_is_gone_is_told_as_damage(tmp_path):
+    database = Database.open(tmp_path / "s.sqlite")
+    database.write(lambda c: c.execute(sql.text("ALTER TABLE audit RENAME previous TO pravious")))
+    with pytest.raises(ArtifactError, match="database is damaged"):
+        database.read(lambda c: c.execute(sql.select(metadata.tables["audit"])).all())
+    database.close()
+
+
 def test_a_state_is_an_index_a_file_or_a_url(tmp_path):
     (tmp_path / "idx").mkdir()
     assert database_of(tmp_path / "idx") == tmp_path / "idx.service.sqlite"

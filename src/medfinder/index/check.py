@@ -567,7 +567,7 @@ _REPAIR_OF = {
     "data": "rows that it holds whole are written anew, others deleted and named",
     "_deletions": "rows that it holds whole are written anew, others deleted and named",
     "_indices": "the indexes are made anew",
-    "_versions": "put aside where rows have changed: the version before it counts",
+    "_versions": "put aside, unless no version is what it was: the one before it counts",
     "_transactions": "forgotten: nothing is read from it",
     files.REGIONS: "deleted; 'medfinder index --regions' makes it again",
     files.REJECTIONS: "deleted",

@@ -34,8 +34,6 @@ from medfinder.place import FolderPlace, Location, Place, place_of
 REPAIRED = "repaired.json"
 """In the index's folder: what each repair found and dropped."""
 _AT_ONCE = timedelta(milliseconds=1)
-_OTHER_ROWS = frozenset({"row", "table", "unfinished", "manifest", "content"})
-"""What `check_index` tells where it has not seen that the rows are those that were finished."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,12 +143,11 @@ class _Repair:
     def _put_versions_aside(self) -> None:
         """Put damaged versions of the table aside.
 
-        Not where its rows are those that were finished, or no version would be left: then it is the
-        record of what the versions were that is wrong.
+        Not where none is what the record says: then it is the record that is wrong.
         """
-        told = {defect.rule for defect in self.before.defects}
+        said = files.read_record(self.place, files.FILES) or {}
         bad = {name for name in self.of("_versions") if name != files.HINT}
-        if told & _OTHER_ROWS and bad < set(self._versions()):
+        if (said.get("files", {}).keys() & set(self._versions())) - bad:
             for name in sorted(bad):
                 self._put_aside(name)
 

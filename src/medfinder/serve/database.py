@@ -291,11 +291,13 @@ class Database:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Say of a file that it is damaged; what else may be wrong has classes of its own."""
+    """Say of a file that it is damaged; what else may be wrong mostly has classes of its own."""
     try:
         yield
     except DatabaseError as error:
-        if type(error) is not DatabaseError:
+        # A table or column of this version that is not there was there when it was opened.
+        is_gone = isinstance(error, OperationalError) and str(error.orig).startswith("no such ")
+        if type(error) is not DatabaseError and not is_gone:
             raise
         raise ArtifactError(
             "The service's database is damaged. Stop the service, and put back a backup of the file, or "
