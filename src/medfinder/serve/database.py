@@ -35,6 +35,8 @@ T = TypeVar("T")
 SUFFIX = ".service.sqlite"
 _BUSY_S = 15.0  # how long one process waits for another's write
 _N_THREADS = 4
+_DAMAGED = ("no such ", "Could not decode", "malformed")
+"""How SQLite says that a table of this version, there when it was opened, or a text cannot be read."""
 _LOCK_KEY = 0x6D656466  # of PostgreSQL's advisory lock while tables are made
 
 metadata = sql.MetaData()
@@ -295,9 +297,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        # A table or column of this version that is not there was there when it was opened.
-        is_gone = isinstance(error, OperationalError) and str(error.orig).startswith("no such ")
-        if type(error) is not DatabaseError and not is_gone:
+        is_damage = isinstance(error, OperationalError) and str(error.orig).startswith(_DAMAGED)
+        if type(error) is not DatabaseError and not is_damage:
             raise
         raise ArtifactError(
             "The service's database is damaged. Stop the service, and put back a backup of the file, or "
