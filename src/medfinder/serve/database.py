@@ -296,9 +296,9 @@ def _told() -> Iterator[None]:
     """Say of a file that it is damaged; what else may be wrong mostly has classes of its own."""
     try:
         yield
-    except DatabaseError as error:
+    except (DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite names what is damaged
         is_damage = isinstance(error, OperationalError) and str(error.orig).startswith(_DAMAGED)
-        if type(error) is not DatabaseError and not is_damage:
+        if type(error) not in (DatabaseError, UnicodeDecodeError) and not is_damage:
             raise
         raise ArtifactError(
             "The service's database is damaged. Stop the service, and put back a backup of the file, or "
