@@ -215,7 +215,7 @@ class Database:
         try:
             with engine.execution_options(is_write=True).begin() as connection:
                 _migrate(connection)
-        except (SQLAlchemyError, OSError):
+        except (SQLAlchemyError, OSError, UnicodeDecodeError):
             engine.dispose()
             # The driver's own text may repeat the URL, and with it the password.
             raise ConfigError(
