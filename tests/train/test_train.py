@@ -167,6 +167,10 @@ def test_what_is_no_input_or_no_output_is_said(studies: Path, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file; a run needs a folder"):
         train(studies, tmp_path / "file", RECIPE)
+    (tmp_path / "restored").mkdir()
+    (tmp_path / "restored" / "restoring.json").write_text("{}")
+    with pytest.raises(Incomplete, match=r"A restore into .* has not ended"):
+        train(studies, tmp_path / "restored", RECIPE)
     with pytest.raises(InputError, match="There is no curate folder at"):
         train(tmp_path / "nowhere", tmp_path / "run", RECIPE)
     (tmp_path / "empty").mkdir()

@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import medfinder
-from medfinder.artifact import MANIFEST, Manifest, manifest_hash, read_manifest, write_manifest
+from medfinder.artifact import (
+    MANIFEST,
+    Manifest,
+    manifest_hash,
+    read_manifest,
+    refuse_copy,
+    write_manifest,
+)
 from medfinder.config import from_dict, to_dict
 from medfinder.errors import InputError
 from medfinder.studies import read_studies, write_rejections
@@ -187,6 +194,7 @@ def _rank() -> int:
 def _check_free(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{str(out)!r} is a file; a run needs a folder. Give another path.")
+    refuse_copy(out)
     if (out / MANIFEST).is_file():
         raise InputError(
             f"The run in {str(out)!r} has finished. Give another folder, or delete this one."
