@@ -117,6 +117,7 @@ def test_a_backup_of_an_index_that_is_written_to_meanwhile_is_one_of_its_version
             n_rounds += 1
             if n_rounds % 4 == 0:
                 index.finish()
+                stop.wait(1.0)  # a backup has to fit between the ends of two runs
 
     thread = threading.Thread(target=write)
     thread.start()

@@ -111,14 +111,18 @@ def test_a_text_has_one_vector_whatever_its_neighbours(
 
 def test_a_text_is_read_to_its_256th_token(encoder: biomedclip.BiomedCLIPSlices) -> None:
     long = "lung " * 254  # and two ends
-    vectors = encoder.encode_texts([long, long + "effusion", "lung " * 253 + "effusion"])
-    np.testing.assert_array_equal(vectors[0], vectors[1])
-    assert np.abs(vectors[2] - vectors[0]).max() > 1e-6
+    # Each by itself: in one batch some processors round rows differently.
+    texts = (long, long + "effusion", "lung " * 253 + "effusion")
+    whole, cut, other = (encoder.encode_texts([text])[0] for text in texts)
+    np.testing.assert_array_equal(whole, cut)
+    assert np.abs(other - whole).max() > 1e-6
 
 
 def test_escapes_and_line_breaks_do_not_count(encoder: biomedclip.BiomedCLIPSlices) -> None:
-    vectors = encoder.encode_texts(["a < 2 cm", "a &amp;lt;\n\n 2  cm"])
-    np.testing.assert_array_equal(vectors[0], vectors[1])
+    plain, escaped = (
+        encoder.encode_texts([text])[0] for text in ("a < 2 cm", "a &amp;lt;\n\n 2  cm")
+    )
+    np.testing.assert_array_equal(plain, escaped)
 
 
 def test_the_contract_is_32_windowed_slabs_of_224() -> None:
