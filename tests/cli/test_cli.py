@@ -82,7 +82,16 @@ def test_curate_ends_with_a_summary_the_reasons_and_the_next_command(
     done = run("curate", "folder", raw, tmp_path / "out", "--reports", table, *BLOCKS)
     assert done.code == 0
     assert done.out == ""
-    assert re.search(r"9 studies \(.*\), 3 rejected \(", done.err)
+    assert re.search(r"9 studies \(.*\), 1 without a report, 3 rejected \(", done.err)
+    assert "No study has a report" not in done.err
+    text = table.read_text()
+    (tmp_path / "other.csv").write_text(text.replace("text", "narrative", 1))
+    done = run(
+        "curate", "folder", raw, tmp_path / "o", "--reports", tmp_path / "other.csv", *BLOCKS
+    )
+    assert re.search(r"9 studies \(.*\), 9 without a report", done.err)
+    assert "No study has a report" in done.err
+    assert "--text its column" in done.err
     assert "rejections.parquet" in done.err
     assert "Next: medfinder index" in done.err
     assert "Traceback" not in done.err

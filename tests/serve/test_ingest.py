@@ -239,6 +239,19 @@ def test_more_jobs_than_may_wait_are_asked_to_come_back(client, nifti, busy):
         ended(client, job_id)
 
 
+@pytest.mark.parametrize("gone", ["incoming", "jobs"])
+def test_a_folder_that_cannot_be_written_is_told(client, store, nifti, gone):
+    (store / gone).rename(store / f"{gone}-away")
+    (store / gone).write_text("a file in its place")
+    answer = send(client, nifti)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "NoRoom")
+    assert "cannot be written" in answer.json()["error"]["message"]
+    (store / gone).unlink()
+    (store / f"{gone}-away").rename(store / gone)
+    assert not list((store / "incoming").iterdir())
+    assert send(client, nifti).status_code == 202
+
+
 def test_a_failure_while_indexing_leaves_nothing(client, store, nifti, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("Haversham at /secret-path")

@@ -147,7 +147,12 @@ def test_a_journal_without_its_volumes_is_not_believed(
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [("bit", ["s3"]), ("journal", ["s3"]), ("cut", ["s0", "s1", "s2", "s3", "s4"])],
+    [
+        ("bit", ["s3"]),
+        ("journal", ["s3"]),
+        ("noise", ["s3"]),
+        ("cut", ["s0", "s1", "s2", "s3", "s4"]),
+    ],
 )
 def test_a_volume_that_changed_since_is_read_again(
     studies: list[Study],
@@ -162,6 +167,8 @@ def test_a_volume_that_changed_since_is_read_again(
         np.load(path, mmap_mode="r+")[3, 0, 7, 7, 7] ^= 4
     elif change == "journal":
         journal.write_text(journal.read_text().replace('{"row": 3', '{"row": 7'))
+    elif change == "noise":
+        journal.write_bytes(journal.read_bytes().replace(b'{"row": 3', b"\xff\xfe{"))
     else:
         path.write_bytes(path.read_bytes()[:-1000])
     read = read_only_once(monkeypatch)

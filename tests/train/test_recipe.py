@@ -62,7 +62,11 @@ def test_a_batch_of_one_has_nothing_to_compare_with() -> None:
     [
         ("train", {"steps": 0}, r"train\.steps is 0; expected at least 1"),
         ("train", {"micro_batch": -1}, r"train\.micro_batch is -1; expected at least 0"),
-        ("train", {"lr": 0.0}, r"train\.lr and clip must be above 0"),
+        ("train", {"lr": 0.0}, r"train\.lr is 0\.0; expected a finite number above 0"),
+        ("train", {"clip": float("inf")}, r"train\.clip is inf; expected a finite number above 0"),
+        ("train", {"seed": 2**63}, r"train\.seed is \d+; expected less than 2\^63"),
+        ("augment", {"gain": float("nan")}, r"augment\.gain is nan; expected a finite number"),
+        ("augment", {"shift_voxels": 1000}, r"augment\.shift_voxels is 1000; expected less than"),
         ("train", {"warmup": 1.0}, "warmup below 1"),
         ("objective", {"alpha": -1.0}, r"objective\.alpha is -1\.0; expected a number"),
         ("objective", {"view_mse": float("nan")}, r"objective\.view_mse is nan"),

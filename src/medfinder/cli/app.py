@@ -86,7 +86,7 @@ for module in (
     module.register(app)
 
 
-_STOPPED = "Stopped. Run the same command again to go on where it stopped."
+_STOPPED = "Stopped. Run the same command again to go on where it stopped ('medfinder train' with --resume)."
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medfinder.cli.talk import done, emit, progress, quoted
+from medfinder.cli.talk import done, emit, progress, quoted, say
 
 if TYPE_CHECKING:
     from medfinder.curate.sources.source import Source
@@ -356,6 +356,7 @@ def _run(
                 "by_rule": made.by_rule,
                 "doubts_by_rule": made.doubts_by_rule,
                 "splits": made.splits,
+                "reports": made.n_reports,
             }
         )
     rejected = (
@@ -370,8 +371,15 @@ def _run(
         if made.doubts_by_rule
         else ""
     )
+    if not made.n_reports:
+        say(
+            "No study has a report. --reports names a table of them, --text its column if that is not "
+            "called text, report or the like."
+        )
+    n_without = made.n_studies - made.n_reports
+    without = f", {n_without} without a report" if n_without else ""
     done(
-        f"{made.n_studies} studies ({_counts(made.splits)}){crossed}{rejected}{doubted}",
+        f"{made.n_studies} studies ({_counts(made.splits)}){without}{crossed}{rejected}{doubted}",
         f"medfinder index {quoted(out)} idx --encoder astra",
     )
 

@@ -117,6 +117,7 @@ class Curated:
         by_rule: Rejections a rule.
         doubts_by_rule: Doubts a rule, of studies that were kept.
         splits: Studies a split; ``""`` counts those without one.
+        n_reports: Studies that have a report.
     """
 
     folder: Path
@@ -125,6 +126,7 @@ class Curated:
     by_rule: Mapping[str, int]
     doubts_by_rule: Mapping[str, int] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    n_reports: int = 0
 
 
 def curate(
@@ -667,8 +669,14 @@ class _Run:
                 "WHERE json_extract(text, '$.refused') IS NOT NULL ORDER BY study_id"
             ),
         )
-        digest = hashlib.sha256()
-        stream_studies(out / "studies.parquet", _digested(self._studies(paths), digest))
+        digest, has_report = hashlib.sha256(), Counter[bool]()
+
+        def studies() -> Iterator[Study]:
+            for study in _digested(self._studies(paths), digest):
+                has_report[study.report is not None] += 1
+                yield study
+
+        stream_studies(out / "studies.parquet", studies())
         by_rule = self._counts("SELECT rule, count(*) FROM rejection GROUP BY rule ORDER BY rule")
         n_studies = ledger.count("SELECT count(*) FROM study")
         n_rejections = sum(by_rule.values())
@@ -687,6 +695,7 @@ class _Run:
             by_rule,
             self._counts("SELECT rule, count(*) FROM doubt GROUP BY rule ORDER BY rule"),
             self._counts("SELECT coalesce(split, ''), count(*) FROM study GROUP BY 1 ORDER BY 1"),
+            has_report[True],
         )
         return made, self._manifest(made, digest.hexdigest()[:16])
 

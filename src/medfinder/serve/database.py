@@ -219,9 +219,12 @@ class Database:
             engine.dispose()
             # The driver's own text may repeat the URL, and with it the password.
             raise ConfigError(
-                f"The service's database ({engine.dialect.name}) cannot be opened: expected a file "
-                "that can be written, or a PostgreSQL server that answers. Check the path and its "
-                "permissions, or the URL.",
+                "The service's database (PostgreSQL) cannot be opened: expected a server that answers. "
+                "Check the URL."
+                if is_url(where)
+                else f"The service's database {str(where)!r} cannot be opened: expected a file of a "
+                "service that can be written. Check the path and its permissions; if it is damaged, put "
+                "back a backup of it.",
                 rule="database",
             ) from None
         except Mismatch:

@@ -173,8 +173,8 @@ class Ingest:
             )
         job_id = uuid.uuid4().hex
         incoming = self._root / "incoming" / job_id
-        self._hold(job_id)  # first: what nobody holds, another process clears away
         try:
+            self._hold(job_id)  # first: what nobody holds, another process clears away
             target = incoming / "volume" / (f"ct{_suffix(volume)}" if volume.is_file() else "ct")
             target.parent.mkdir(parents=True)
             shutil.move(volume, target)
@@ -182,10 +182,19 @@ class Ingest:
             (incoming / "table.json").write_text(json.dumps([row]), encoding="utf-8")
             job = Job(job_id, "queued", STAGES[0], time.time(), account=account, source=source)
             self._write(job)
-        except BaseException:
+        except BaseException as error:
             self._release(job_id)
             shutil.rmtree(incoming, ignore_errors=True)
-            raise
+            if not isinstance(error, OSError):
+                raise
+            raise Refusal(
+                503,
+                "NoRoom",
+                "The study cannot be kept: the folder for studies that are taken in cannot be written "
+                f"({error.strerror or type(error).__name__}).",
+                "Tell whoever runs this service to look at its disk and its rights (ingest.folder).",
+                headers={"retry-after": _RETRY_S},
+            ) from None
         self.lane.submit(lambda: self._run(job))
         return job
 

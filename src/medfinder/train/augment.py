@@ -31,8 +31,12 @@ class AugmentConfig:
     noise: float = 0.02
 
     def __post_init__(self) -> None:
-        if min(self.shift_voxels, self.gain, self.offset, self.noise) < 0:
-            raise ConfigError("Settings of augment must not be negative.")
+        for name in ("shift_voxels", "gain", "offset", "noise"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    f"Setting augment.{name} is {getattr(self, name)}; expected a finite number of at "
+                    "least 0."
+                )
 
 
 class Change(NamedTuple):

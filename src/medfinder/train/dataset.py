@@ -316,12 +316,13 @@ def allocate(path: Path, shape: tuple[int, ...], dtype: str, *, is_reserved: boo
 def read_journal(path: Path) -> dict[int, dict[str, Any]]:
     """Return the whole lines of a journal by their row; {} where there is none."""
     seen = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
             seen[int(entry["row"])] = entry
         except (ValueError, KeyError, TypeError):
-            continue  # the line that a kill cut short: its study is read again
+            continue  # a line that a kill cut short, or damaged: its study is read again
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as file:
             file.write(b"\n")

@@ -87,13 +87,18 @@ def open_fabric(config: TrainConfig) -> "Fabric":
 
     Raises:
         MissingExtra: Lightning Fabric is not installed.
-        ConfigError: The CPU cannot do `TrainConfig.precision`.
+        ConfigError: The CPU cannot do `TrainConfig.precision`, or there is no such accelerator.
     """
     try:
         from lightning_fabric import Fabric
     except ImportError:
         raise MissingExtra("Training needs: pip install 'medfinder[train]'") from None
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "Setting train.accelerator is 'cuda', but PyTorch finds no GPU here. Set it to 'auto' or "
+            "'cpu', or install a GPU build of PyTorch."
+        )
     n_nodes, devices = 1, config.devices
     if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun, which has decided
         n_nodes = int(os.environ["GROUP_WORLD_SIZE"])

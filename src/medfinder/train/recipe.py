@@ -69,8 +69,13 @@ class TrainConfig:
                 raise ConfigError(
                     f"Setting train.{name} is {getattr(self, name)}; expected at least 0."
                 )
-        if not (0 < self.lr < float("inf") and self.clip > 0):
-            raise ConfigError("Settings train.lr and clip must be above 0.")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    f"Setting train.{name} is {getattr(self, name)}; expected a finite number above 0."
+                )
+        if self.seed >= 2**63:
+            raise ConfigError(f"Setting train.seed is {self.seed}; expected less than 2^63.")
         if not (0 <= self.warmup < 1 and 0 <= self.max_bad_rate <= 1):
             raise ConfigError(
                 "Settings train.warmup and max_bad_rate are shares: from 0 to 1, warmup below 1."
@@ -102,6 +107,12 @@ class RecipeConfig:
                 f"Setting train.batch_size is 1, but objective.similarity = {similarity!r} compares "
                 "each pair with the others of its batch. Use a batch of at least 2 (micro_batch = 1 "
                 "where memory is short), or 'siglip'."
+            )
+        size = self.model.preprocess.size
+        if size is not None and self.augment.shift_voxels >= min(size):
+            raise ConfigError(
+                f"Setting augment.shift_voxels is {self.augment.shift_voxels}; expected less than the "
+                f"shortest side of model.preprocess.size, {min(size)}."
             )
         if self.objective.rerank and not self.model.reranker:
             raise ConfigError(

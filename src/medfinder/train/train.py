@@ -196,6 +196,7 @@ def _check_free(out: Path, resume: bool) -> None:
         raise InputError(f"{str(out)!r} is a file; a run needs a folder. Give another path.")
     refuse_copy(out)
     if (out / MANIFEST).is_file():
+        read_manifest(out, "train")  # another stage's folder is told as one
         raise InputError(
             f"The run in {str(out)!r} has finished. Give another folder, or delete this one."
         )
