@@ -96,7 +96,9 @@ def test_only_loopback_is_of_this_machine_alone(host, is_local):
 
 
 def test_serving_others_without_an_account_is_refused(own_finder):
-    with pytest.raises(ConfigError, match="medfinder account add IDX NAME") as error:
+    with pytest.raises(
+        ConfigError, match=r"medfinder account add \S+\.service\.sqlite NAME"
+    ) as error:
         serve(own_finder, host="0.0.0.0", port=0)
     assert error.value.rule == "no-accounts"
 

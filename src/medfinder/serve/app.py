@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -47,7 +48,7 @@ from medfinder.serve.access.gate import Gate, has_way_in
 from medfinder.serve.access.oidc import Oidc
 from medfinder.serve.audit import AuditLog
 from medfinder.serve.config import ServeConfig
-from medfinder.serve.database import Database, beside
+from medfinder.serve.database import Database, beside, is_url
 from medfinder.serve.faults import answer
 from medfinder.serve.guard import Guard
 from medfinder.serve.lanes import Lane
@@ -400,15 +401,18 @@ def _with_access(
         access = replace(access, mode="off" if allow_remote else "required")
     if access.mode == "required":
         where: Location = index if isinstance(index, (str, Path)) else index.index.place
-        database = Database.open(_remembered(where, config))
+        remembered = _remembered(where, config)
+        database = Database.open(remembered)
         try:
             is_open = has_way_in(database, access)
         finally:
             database.close()
         if not is_open:
+            # A URL may hold a password.
+            state = "URL" if is_url(remembered) else shlex.quote(str(remembered))
             raise ConfigError(
                 f"Nobody could sign in at {host!r}: expected an account. Add one with "
-                "'medfinder account add IDX NAME --role admin', or use --access off where "
+                f"'medfinder account add {state} NAME --role admin', or use --access off where "
                 "everybody who reaches this address may see everything.",
                 rule="no-accounts",
             )
@@ -432,7 +436,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(
-            f"The service cannot listen on port {port} of {host!r}: {error}. "
+            f"The service cannot listen on port {port} of {host!r}: {str(error).rstrip('.')}. "
             "Choose another port, or 0 for any free one.",
             rule="port",
         ) from None
