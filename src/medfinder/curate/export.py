@@ -30,6 +30,7 @@ from medfinder.curate.exports.webdataset import DONE, WebDatasetLayout
 from medfinder.curate.page import to_html, to_markdown
 from medfinder.curate.statistics import Statistics, statistics
 from medfinder.errors import ConfigError, InputError, Mismatch
+from medfinder.place import is_temporary
 from medfinder.records import Rejection, Study
 from medfinder.registry import unknown
 from medfinder.studies import write_rejections
@@ -234,6 +235,9 @@ def _write(
     numbers = statistics(dataset.folder)
     layout = _layout(aside, config, bool(numbers.splits.keys() & {"train", "val", "test"}))
     shutil.rmtree(aside / ".volumes", ignore_errors=True)
+    for path in aside.rglob(".*"):  # what a killed run was writing; this one alone writes here now
+        if is_temporary(path.name):
+            path.unlink(missing_ok=True)
     left_out = list(layout.earlier)
     n_done = 0
     try:
