@@ -1,9 +1,42 @@
 """What every test of the command line starts from."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pytest
+
+from medfinder.cli.app import main
+
+
+class Done(NamedTuple):
+    """What a command left: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs ``medfinder ARGUMENTS`` in this process, on a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "500")
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["medfinder", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return Done(code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(autouse=True)

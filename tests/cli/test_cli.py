@@ -3,43 +3,18 @@
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from medfinder.cli.app import main
+from cli.conftest import Run
 from medfinder.volume.nifti import read_nifti, write_nifti
 from stubs.cases import CASES, block
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs ``medfinder ARGUMENTS`` in this process."""
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["medfinder", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        shown = capsys.readouterr()
-        return Done(code, shown.out, shown.err)
-
-    return call
+def run(command_line: Run) -> Run:
+    return command_line
 
 
 @pytest.fixture(scope="module")

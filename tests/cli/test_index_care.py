@@ -2,14 +2,14 @@
 
 import json
 import shlex
-import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from medfinder.cli.app import main
+from cli.conftest import Run
 from medfinder.index.store import Index, Stream
 from medfinder.records import Report, Study
 
@@ -39,20 +39,9 @@ def index(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def medfinder(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medfinder", "index", *map(str, arguments)])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
+def medfinder(command_line: Run) -> Run:
+    """Return a function that runs ``medfinder index ARGUMENTS``."""
+    return partial(command_line, "index")
 
 
 def test_a_sound_index_is_said_to_be_sound(medfinder, index: Path) -> None:

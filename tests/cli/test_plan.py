@@ -3,15 +3,13 @@
 import json
 import math
 import re
-import sys
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from medfinder.cli.app import main
+from cli.conftest import Done, Run
 
 HIRE = (
     "--studies 5_000_000 --cores 32 --gpu h100 --days 7 --stored-mb 150 --core-hour 0.05 "
@@ -19,29 +17,13 @@ HIRE = (
 )
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs ``medfinder plan ARGUMENTS`` in this process."""
+def run(command_line: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs ``medfinder plan`` as typed, on a terminal of 80 columns."""
+    monkeypatch.delenv("COLUMNS")
 
     def call(typed: str, *more: object) -> Done:
-        arguments = [*typed.split(), *map(str, more)]
-        monkeypatch.setattr(sys, "argv", ["medfinder", "plan", *arguments])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        return Done(code, *capsys.readouterr())
+        return command_line("plan", *typed.split(), *more)
 
     return call
 

@@ -2,45 +2,22 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from cli.conftest import Run
 from medfinder.artifact import read_manifest
-from medfinder.cli.app import main
 from medfinder.curate.review import Decision, ReviewQueue
 from stubs import reviewed
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs ``medfinder review ARGUMENTS`` in this process."""
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["medfinder", "review", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        shown = capsys.readouterr()
-        return Done(code, shown.out, shown.err)
-
-    return call
+def run(command_line: Run) -> Run:
+    """Return a function that runs ``medfinder review ARGUMENTS``."""
+    return partial(command_line, "review")
 
 
 @pytest.fixture

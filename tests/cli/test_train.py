@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medfinder.cli.app import main
+from cli.conftest import Run
 from medfinder.curate.curate import CurateConfig, curate
 from medfinder.curate.sources.folder import FolderSource
 from medfinder.phantom.phantom import write_phantoms
@@ -55,28 +55,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-Outcome = tuple[object, str, str]
-
-
 @pytest.fixture
-def medfinder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Any:
-    """Return a function that runs ``medfinder ARGUMENTS`` in this process."""
-    monkeypatch.setenv("COLUMNS", "500")
+def medfinder(folder: Path, command_line: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs ``medfinder ARGUMENTS`` in the folder."""
     monkeypatch.chdir(folder)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["medfinder", *map(str, arguments)])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
+    return command_line
 
 
 def train(folder: Path, out: Path, *more: object) -> tuple[object, ...]:

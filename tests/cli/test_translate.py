@@ -3,36 +3,21 @@
 import csv
 import json
 import shutil
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from medfinder.cli.app import main
+from cli.conftest import Run
 from medfinder.cli.translate import COLUMNS
 
 ES, EN = "derrame pleural derecho de 12 mm .", "Right pleural effusion of 12 mm."
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs ``medfinder translate ARGUMENTS`` in this process."""
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medfinder", "translate", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
+def run(command_line: Run) -> Run:
+    """Return a function that runs ``medfinder translate ARGUMENTS``."""
+    return partial(command_line, "translate")
 
 
 @pytest.fixture

@@ -178,6 +178,16 @@ def test_a_volume_that_changed_since_is_read_again(
     assert read == expected
 
 
+def test_what_another_process_of_the_run_has_compared_is_not_compared_again(
+    studies: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepared(studies, tmp_path)
+    compared: list[object] = []
+    monkeypatch.setattr(module, "crc_of", compared.append)
+    again = prepared(studies, tmp_path, is_checked=True)
+    assert (again.study_ids, compared) == (first.study_ids, [])
+
+
 @pytest.mark.parametrize("change", ["studies", "reports", "preprocessing"])
 def test_another_input_never_meets_these_volumes(
     studies: list[Study], tmp_path: Path, change: str

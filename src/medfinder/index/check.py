@@ -11,6 +11,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,6 +42,7 @@ KEPT = ("data", "_deletions", "_indices", files.REGIONS, files.REJECTIONS)
 _LENGTH = 1e-3  # how far a float32 unit vector's length may be from 1
 
 T = TypeVar("T")
+Ids = TypeVar("Ids", list[int], NDArray[np.uint64])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -421,27 +423,38 @@ Bad = tuple[int, str | None, str]
 def read_rows(
     table: Any, streams: Mapping[str, Stream], progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[Any, list[Bad]]]:
-    """Yield some rows at a time: those that are what they were, and (row id, study_id, why not).
-
-    What cannot be read is halved until it is one row.
-    """
+    """Yield some rows at a time: those that are what they were, and (row id, study_id, why not)."""
     listing = table.search().select(["_rowid"]).limit(max(1, table.count_rows())).to_arrow()
     row_ids = np.sort(listing["_rowid"].to_numpy())
-    for start in range(0, len(row_ids), _ROWS):
-        pending = [row_ids[start : start + _ROWS]]
+    for some, rows, problem in in_parts(row_ids, lambda some: _take(table, some), progress):
+        if rows is not None:
+            yield _verified(rows, streams)
+        else:
+            row_id = int(some[0])
+            name, _ = attempt(lambda r=row_id: _name(table, r))  # type: ignore[misc]
+            yield None, [(row_id, name, problem)]
+
+
+def in_parts(
+    ids: Ids, read: Callable[[Ids], T], progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[Ids, T | None, str]]:
+    """Yield some ids at a time, what is read of them, and why not: then it is one id.
+
+    Args:
+        ids: Of rows. What cannot be read is halved until it is one.
+        progress: Called with (done, total) after each few thousand.
+    """
+    for start in range(0, len(ids), _ROWS):
+        pending = [ids[start : start + _ROWS]]
         while pending:
             some = pending.pop()
-            rows, problem = attempt(lambda some=some: _take(table, some))  # type: ignore[misc]
-            if rows is not None:
-                yield _verified(rows, streams)
-            elif len(some) > 1:
+            found, problem = attempt(partial(read, some))
+            if found is None and len(some) > 1:
                 pending += [some[len(some) // 2 :], some[: len(some) // 2]]
             else:
-                row_id = int(some[0])
-                name, _ = attempt(lambda r=row_id: _name(table, r))  # type: ignore[misc]
-                yield None, [(row_id, name, problem)]
+                yield some, found, problem
         if progress is not None:
-            progress(min(start + _ROWS, len(row_ids)), len(row_ids))
+            progress(min(start + _ROWS, len(ids)), len(ids))
 
 
 def _take(table: Any, row_ids: NDArray[np.uint64]) -> Any:

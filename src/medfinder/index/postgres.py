@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import MANIFEST, Manifest, read_manifest
-from medfinder.errors import ArtifactError, InputError, UnknownName
+from medfinder.errors import ArtifactError, UnknownName
 from medfinder.index import folder as files
 from medfinder.index import schema as columns
 from medfinder.index.exact import FLOAT32_SLACK, direction, rescore
@@ -27,7 +27,7 @@ from medfinder.index.postgres_place import PostgresPlace
 from medfinder.index.postgres_schema import (
     check_tables,
     clean,
-    is_there,
+    link_to,
     lock_writing,
     make_tables,
 )
@@ -101,13 +101,7 @@ class PostgresIndex:
             Mismatch: It is no index, or of a schema this version does not read.
             ArtifactError: The server does not answer.
         """
-        link = Link(Address.of(location))
-        if not link.read(lambda c: is_there(c, link.address)):
-            raise InputError(
-                f"There is no index at {str(link.address)!r}: the database has no such schema, or "
-                "another program's. Check the URL, and the name behind '?schema='.",
-                rule="bad-location",
-            )
+        link = link_to(location)
         streams, config = files.streams_of(read_manifest(PostgresPlace(link), "index"))
         link.read(lambda c: check_tables(c, link.address, streams))
         return cls(link, streams, config)

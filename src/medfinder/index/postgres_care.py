@@ -16,20 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfinder.artifact import MANIFEST, Manifest, read_manifest
-from medfinder.errors import InputError
 from medfinder.index import folder as files
-from medfinder.index.check import Check, Checked, attempt, read_streams, vector_problem
+from medfinder.index.check import Check, Checked, attempt, in_parts, read_streams, vector_problem
 from medfinder.index.postgres import PostgresIndex
 from medfinder.index.postgres_finish import content_of, derived_of, mean_of_column
-from medfinder.index.postgres_link import Address, Link
+from medfinder.index.postgres_link import Link
 from medfinder.index.postgres_place import PostgresPlace
-from medfinder.index.postgres_schema import check_tables, clean, is_there, lock_writing
+from medfinder.index.postgres_schema import check_tables, clean, link_to, lock_writing
 from medfinder.index.postgres_words import BLOCK, COUNTED, Stemmer, blocks, postings_of
 from medfinder.index.repair import Repaired, manifest_settings, too_much, write_down
 from medfinder.index.schema import IndexConfig, Stream
 from medfinder.studies import FACETS, digest, from_row, to_row
 
-_ROWS = 2048
 _AGAIN = "the index is finished again"
 _DROPPED = "deleted; 'medfinder index' adds it again"
 
@@ -44,7 +42,7 @@ def check_postgres(location: str, progress: Progress | None = None) -> Checked:
         Mismatch: Its tables are not those of an index, or of this version.
         ArtifactError: The server does not answer.
     """
-    return _check(_linked(location), progress)[0]
+    return _check(link_to(location), progress)[0]
 
 
 def repair_postgres(location: str, progress: Progress | None = None) -> Repaired:
@@ -54,7 +52,7 @@ def repair_postgres(location: str, progress: Progress | None = None) -> Repaired
         InputError, Mismatch: As `check_postgres`.
         ArtifactError: As it does; or too much is lost: restore the schema from a dump.
     """
-    link = _linked(location)
+    link = link_to(location)
     before, bad = _check(link, progress)
     if before.is_sound:
         return Repaired(before, (), 0, (), before)
@@ -75,17 +73,6 @@ def repair_postgres(location: str, progress: Progress | None = None) -> Repaired
     if bad and not after.is_sound:  # what is made from rows is compared once these are right
         after = repair_postgres(location, progress).after
     return Repaired(before, tuple(dropped), n_unnamed, (), after)
-
-
-def _linked(location: str) -> Link:
-    link = Link(Address.of(location))
-    if not link.read(lambda connection: is_there(connection, link.address)):
-        raise InputError(
-            f"There is no index at {str(link.address)!r}: the database has no such schema, or another "
-            "program's. Check the URL, and the name behind '?schema='.",
-            rule="bad-location",
-        )
-    return link
 
 
 def _check(link: Link, progress: Progress | None) -> tuple[Checked, list[tuple[int, str | None]]]:
@@ -111,11 +98,11 @@ def _clear(connection: Any, before: Checked, numbers: list[int]) -> None:
     """Delete bad rows, and what was made from rows; `finish` makes it again."""
     lock_writing(connection)
     connection.execute("DELETE FROM studies WHERE number = ANY(%s)", (numbers,))
+    if any(defect.rule == "text-index" for defect in before.defects):
+        connection.execute("DELETE FROM word_blocks")  # each block is then another's
+        connection.execute("DELETE FROM words")
     for defect in before.defects:
-        if defect.rule == "text-index":
-            connection.execute("DELETE FROM word_blocks")  # each block is then another's
-            connection.execute("DELETE FROM words")
-        elif defect.rule in ("record", "partitions"):
+        if defect.rule in ("record", "partitions"):
             connection.execute("DELETE FROM files WHERE name = %s", (defect.where,))
 
 
@@ -148,32 +135,21 @@ class _PostgresCheck(Check):
     ) -> None:
         connection = self._connection
         check_tables(connection, self._link.address, streams)
-        numbers = _numbers(connection, "SELECT number FROM studies ORDER BY number")
-        for start in range(0, len(numbers), _ROWS):
-            pending = [numbers[start : start + _ROWS]]
-            while pending:
-                some = pending.pop()
-                rows, problem = self._attempt(lambda some=some: self._read(some, streams))  # type: ignore[misc]
-                if rows is not None:
-                    for number, study_id, why in rows:
-                        self._found(number, study_id, why)
-                elif len(some) > 1:  # what cannot be read is halved until it is one row
-                    pending += [some[len(some) // 2 :], some[: len(some) // 2]]
-                else:
-                    self._found(some[0], None, problem)
-            if self.progress is not None:
-                self.progress(min(start + _ROWS, len(numbers)), len(numbers))
+        found = connection.execute("SELECT number FROM studies ORDER BY number", binary=True)
+        numbers = [int(number) for (number,) in found.fetchall()]
+
+        def read(some: list[int]) -> list[tuple[int, str, str | None]]:
+            with connection.transaction():  # it goes on where this fails
+                return self._read(some, streams)
+
+        for some, rows, problem in in_parts(numbers, read, self.progress):
+            if rows is None:
+                self._found(some[0], None, problem)
+            else:
+                for number, study_id, why in rows:
+                    self._found(number, study_id, why)
         if not self.bad:
-            self._made(manifest, streams, numbers[-1] if numbers else -1)
-
-    def _attempt(self, action: Callable[[], Any]) -> tuple[Any, str]:
-        """As `attempt`, and the transaction goes on where it failed."""
-
-        def apart() -> Any:
-            with self._connection.transaction():
-                return action()
-
-        return attempt(apart)
+            self._made(manifest, streams, config, numbers[-1] if numbers else -1)
 
     def _found(self, number: int, study_id: str | None, why: str | None) -> None:
         if why is None:
@@ -247,7 +223,13 @@ class _PostgresCheck(Check):
         counts = sorted(Counter(stems).items())
         return len(stems), [stem for stem, _ in counts], [min(n, COUNTED) for _, n in counts]
 
-    def _made(self, manifest: Manifest | None, streams: Mapping[str, Stream], until: int) -> None:
+    def _made(
+        self,
+        manifest: Manifest | None,
+        streams: Mapping[str, Stream],
+        config: IndexConfig,
+        until: int,
+    ) -> None:
         """Compare counts, content, words, centres and indexes with the rows."""
         connection = self._connection
         if manifest is None:
@@ -264,7 +246,7 @@ class _PostgresCheck(Check):
         for name, stream in streams.items():
             record = files.record(name)
             self.n_files += 1
-            rule, problem = self._column(name, stream, manifest, is_still)
+            rule, problem = self._column(name, stream, config if is_still else None)
             if problem:
                 self.add(rule, record, problem, "made anew")
 
@@ -299,10 +281,12 @@ class _PostgresCheck(Check):
         if said is None or said > until or (is_still and said != until):
             yield f"{files.DERIVED}/text.json", "it names another row than the last"
 
-    def _column(
-        self, name: str, stream: Stream, manifest: Manifest, is_still: bool
-    ) -> tuple[str, str]:
-        """Return the rule and what is wrong with what `finish` made of a column; "" for nothing."""
+    def _column(self, name: str, stream: Stream, config: IndexConfig | None) -> tuple[str, str]:
+        """Return the rule and what is wrong with what `finish` made of a column; "" for nothing.
+
+        Args:
+            config: None where rows have changed since, and the centre is not theirs.
+        """
         connection, place = self._connection, self.place
         assert isinstance(place, PostgresPlace)
         derived, _ = attempt(lambda: derived_of(place, name, stream.dim))
@@ -310,8 +294,7 @@ class _PostgresCheck(Check):
             return "record", "missing or damaged"
         if derived.centre.shape != (stream.dim,):
             return "record", "missing or damaged"
-        if is_still:
-            _, config = files.streams_of(manifest)
+        if config is not None:
             mean = mean_of_column(connection, name, stream, config)
             if not np.allclose(derived.centre, mean, atol=1e-6):
                 return "record", "its centre is not that of its vectors"
@@ -324,7 +307,3 @@ class _PostgresCheck(Check):
             if valid is None or not valid[0]:
                 return "partitions", "its HNSW index is missing or invalid"
         return "", ""
-
-
-def _numbers(connection: Any, query: str) -> list[int]:
-    return [int(row[0]) for row in connection.execute(query, binary=True).fetchall()]

@@ -188,6 +188,22 @@ def _tables(connection: Any, address: Address) -> dict[str, list[str]]:
     return dict(rows)
 
 
+def link_to(location: str) -> Link:
+    """Return a link to the schema of an index, finished or not.
+
+    Raises:
+        InputError: There is no such schema, or it holds something else.
+    """
+    link = Link(Address.of(location))
+    if not link.read(lambda connection: is_there(connection, link.address)):
+        raise InputError(
+            f"There is no index at {str(link.address)!r}: the database has no such schema, or "
+            "another program's. Check the URL, and the name behind '?schema='.",
+            rule="bad-location",
+        )
+    return link
+
+
 def is_there(connection: Any, address: Address) -> bool:
     """Tell whether the schema holds an index, finished or not."""
     return "files" in _tables(connection, address)

@@ -10,10 +10,11 @@ For N studies of V million voxels on C cores a node, `nodes` nodes:
 - money: Σ over the stages of machines hired × hours × (C core-hour + G gpu-hour)
 
 A machine is paid for as it is, busy or not: its GPUs while it curates too. One machine finishes, and
-the others are given back; those that train are hired again. Cores at work are 1 + (nodes C - 1) × efficiency. It stops holding where a term that was not measured
-takes over: the archive's disks or network (`stored_mb` a study over the time it is read in),
-curate's near-copy search, which compares within groups of like shape, and the N² of finishing above
-some ten million vectors, where an index a source is the better shape.
+the others are given back; those that train are hired again. Cores at work are
+1 + (nodes C - 1) × efficiency. It stops holding where a term that was not measured takes over: the
+archive's disks or network (`stored_mb` a study over the time it is read in), curate's near-copy search,
+which compares within groups of like shape, and the N² of finishing above some ten million vectors,
+where an index a source is the better shape.
 """
 
 import dataclasses
@@ -27,8 +28,6 @@ from medfinder.plan.words import time_words
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
 MOST_STUDIES = 10**12
-
-
 MOST_NODES = 2**20
 # What is expected of a site's numbers, and of those alone: least, whether it may be that, most.
 _LIMITS = {

@@ -179,6 +179,7 @@ def prepare_set(
     workers: int = 0,
     engine: Engine | None = None,
     progress: Progress | None = None,
+    is_checked: bool = False,
 ) -> TrainingSet:
     """Read and preprocess studies into one memory-mapped file; resumable.
 
@@ -191,6 +192,7 @@ def prepare_set(
         workers: Processes; 0 for one a core.
         engine: Who reads, in place of such processes; its workers write to `folder`.
         progress: Called with (done, total) after each study.
+        is_checked: Another process of the run has compared what was kept with its checksums.
 
     Returns:
         The studies that could be read; the others are `TrainingSet.rejections`.
@@ -210,7 +212,8 @@ def prepare_set(
     path = place / VOLUMES
     shape = (len(studies), config.n_channels, *config.size)
     with held(place, wait=True):  # runs may share it: the second finds what the first has read
-        seen = believed(path, read_journal(place / JOURNAL))
+        kept = read_journal(place / JOURNAL)
+        seen = kept if is_checked else believed(path, kept)
         if seen is None:
             seen = {}
             (place / JOURNAL).unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def _train(
         _hold(out, resume, until_the_end)
     place = Path(cache) if cache is not None else out / "volumes"
 
-    def prepare(split: str) -> TrainingSet:
+    def prepare(split: str, *, is_checked: bool = False) -> TrainingSet:
         return prepare_set(
             chosen[split],
             place,
@@ -119,15 +119,14 @@ def _train(
             check=check,
             workers=workers,
             progress=_named(f"Reading {split}", progress),
+            is_checked=is_checked,
         )
 
     # The first process reads before it starts others, so that these do not wait for hours.
-    if _rank() == 0:
-        for split in chosen:
-            prepare(split)
+    sets = {split: prepare(split) for split in chosen} if _rank() == 0 else {}
     fabric = open_fabric(recipe.train)
     fabric.barrier()
-    sets = {split: prepare(split) for split in chosen}
+    sets = sets or {split: prepare(split, is_checked=True) for split in chosen}
     fitted = fit(
         recipe,
         sets["train"],
